@@ -1,0 +1,1 @@
+"""In-domain 3D generation: from a prompt to a textured mesh."""

@@ -1,0 +1,123 @@
+"""Volume rendering of a field on any device, with nerfacc's dense functions and an occupancy grid of our own."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from nerfacc import accumulate_along_rays, render_transmittance_from_density, render_weight_from_density
+from torch import nn
+
+from .cameras import Cameras
+from .field import RADIUS, TriPlaneField
+
+
+class OccupancyGrid(nn.Module):
+    """Which cells of the cube about the unit ball may hold matter.
+
+    Keeps the running maximum of density (Instant-NGP, Mueller et al. 2022, App. E). Occupied cells are dilated by one, since a point
+    that is never queried gets no gradient and matter could otherwise not grow.
+    """
+
+    def __init__(self, resolution: int = 64, threshold: float = 0.5, decay: float = 0.8):
+        super().__init__()
+        self.resolution, self.threshold, self.decay = resolution, threshold, decay
+        self.register_buffer("density", torch.full((resolution,) * 3, 1e3))  # all occupied until the first update
+        self.register_buffer("occupied", torch.ones((resolution,) * 3, dtype=torch.bool))
+
+    @torch.no_grad()
+    def update(self, field: TriPlaneField, generator: torch.Generator | None = None, decay: float | None = None) -> None:
+        """Look at one random point of every cell; decay 0 forgets the past."""
+        n, device = self.resolution, self.density.device
+        axis = torch.arange(n, device=device)
+        cells = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+        jitter = torch.rand(cells.shape, generator=generator).to(device) if generator is not None else 0.5
+        x = (2 * (cells + jitter) / n - 1) * RADIUS
+        inside = x.norm(dim=-1) < RADIUS
+        density = torch.zeros(len(x), device=device)
+        density[inside] = field.density(x[inside])
+        decay = self.decay if decay is None else decay
+        self.density = torch.maximum(self.density.clamp(max=1e3) * decay, density.view_as(self.density)) if decay else density.view_as(self.density)
+        occupied = (self.density > self.threshold).float()
+        self.occupied = F.max_pool3d(occupied[None, None], 3, stride=1, padding=1)[0, 0] > 0
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Whether points (..., 3) lie in occupied cells: bool (...)."""
+        n = self.resolution
+        i = ((x / RADIUS + 1) * (n / 2)).long().clamp_(0, n - 1)
+        return self.occupied.view(-1)[(i[..., 0] * n + i[..., 1]) * n + i[..., 2]]
+
+
+@dataclass
+class Render:
+    """What a camera sees; (B, H, W, ...) each. Colour is composited on the background that was asked for."""
+
+    rgb: torch.Tensor  # (B, H, W, 3)
+    opacity: torch.Tensor  # (B, H, W)
+    depth: torch.Tensor  # (B, H, W), expected distance along the ray; RADIUS beyond the centre where nothing is hit
+    normal: torch.Tensor | None = None  # (B, H, W, 3), outward, zero where opacity < 0.5
+    rays_d: torch.Tensor | None = None  # (B, H, W, 3)
+
+
+def render(
+    field: TriPlaneField, grid: OccupancyGrid, cameras: Cameras, height: int, width: int, samples: int = 64,
+    background: torch.Tensor | float = 1.0, generator: torch.Generator | None = None, normals: bool = False,
+) -> Render:
+    """Render a field from a batch of cameras outside the unit ball.
+
+    samples: per ray, across the ball's diameter. background: grey level or (3,) or (B, 1, 1, 3).
+    generator: jitters samples and pixels (training); None renders at centres.
+    """
+    device = cameras.distance.device
+    jitter = torch.rand(2, generator=generator).to(device) if generator is not None else 0.5
+    rays_o, rays_d = cameras.rays(height, width, jitter)
+    shape = rays_d.shape[:-1]
+    origins, directions = rays_o.reshape(-1, 3), rays_d.reshape(-1, 3)
+    n_rays = len(origins)
+
+    # every ray is cut into the same number of equal steps over the ball's depth, so tensors are dense
+    step = 2 * RADIUS / samples
+    near = (cameras.distance - RADIUS)[:, None, None].expand(shape).reshape(-1, 1)
+    offset = torch.rand(n_rays, 1, generator=generator).to(device) - 0.5 if generator is not None else 0.0
+    t_starts = near + (torch.arange(samples, device=device) + offset) * step  # (rays, samples)
+    t_ends = t_starts + step
+    with torch.no_grad():
+        x = origins[:, None] + directions[:, None] * (t_starts + step / 2)[..., None]
+        active = grid(x) & ((x * x).sum(-1) < RADIUS**2)  # (rays, samples)
+
+    planes = field.pyramid_sum()
+    if torch.is_grad_enabled():
+        # what lies behind an opaque surface gets no gradient: drop it before the costly pass
+        with torch.no_grad():
+            density = _scatter(field.density(x[active], planes), active)
+            active &= render_transmittance_from_density(t_starts, t_ends, density)[0] > 1e-3
+    density, colour = field(x[active], planes)
+    density, colour = _scatter(density, active), _scatter(colour, active)
+    weights = render_weight_from_density(t_starts, t_ends, density)[0]  # (rays, samples)
+    opacity = accumulate_along_rays(weights)  # (rays, 1)
+    rgb = accumulate_along_rays(weights, colour).view(*shape, 3)
+    depth = accumulate_along_rays(weights, ((t_starts + t_ends) / 2)[..., None]) + (1 - opacity) * (near + 2 * RADIUS)
+    opacity = opacity.view(shape)
+    result = Render(rgb + (1 - opacity)[..., None] * background, opacity, depth.view(shape), rays_d=rays_d)
+    if normals:
+        hit = (opacity > 0.5).reshape(-1).detach()
+        # the surface point itself is held fixed: normal losses should turn the surface, not slide along the ray
+        middle = (accumulate_along_rays(weights, ((t_starts + t_ends) / 2)[..., None]).view(-1) / opacity.view(-1).clamp(min=1e-6)).detach()
+        surface = origins[hit] + directions[hit] * middle[hit][:, None]
+        result.normal = _scatter(field.normal(surface, planes), hit).view(*shape, 3)
+    return result
+
+
+def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Values (N, ...) into zeros where the mask is true: (*mask.shape, ...)."""
+    out = values.new_zeros(*mask.shape, *values.shape[1:])
+    return out.index_put(mask.nonzero(as_tuple=True), values)
+
+
+@torch.no_grad()
+def render_views(field: TriPlaneField, grid: OccupancyGrid, cameras: Cameras, size: int, samples: int = 128) -> torch.Tensor:
+    """Pictures on white, one camera at a time: (B, size, size, 3) in [0, 1] on the CPU."""
+    views = []
+    for i in range(len(cameras)):
+        one = Cameras(*(v[i : i + 1] for v in (cameras.elevation_deg, cameras.azimuth_deg, cameras.distance, cameras.fovy_deg)))
+        views.append(render(field, grid, one, size, size, samples).rgb.clamp(0, 1).cpu())
+    return torch.cat(views)
