@@ -1,0 +1,95 @@
+"""The kiln's f=8 autoencoder: diffusers' `AutoencoderKL`, 128 px -> (4, 16, 16)."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+
+from ..images import contact_sheet, to_pil
+from .data import Views, composite
+from .loop import fit
+
+KL_WEIGHT = 1e-5  # per latent dimension; 1e-2 ruins it
+FULL_SIZE = 0.7  # the share of training after which whole 128 px images take the place of crops
+
+
+def new_autoencoder() -> AutoencoderKL:
+    return AutoencoderKL(
+        sample_size=128, latent_channels=4, block_out_channels=(16, 32, 64, 128), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )
+
+
+def batch(images: torch.Tensor, whole: bool, size: int, device) -> torch.Tensor:
+    """Random views on white or (half of them) random backgrounds, flipped at random: (B, 3, 64 or 128, 64 or 128).
+
+    Without `whole`, one half is 64 px crops (detail) and the other whole images at 64 px (shape): four times as many.
+    """
+    rgba = images[torch.randint(len(images), (size if whole else 4 * size,))].to(device).permute(0, 3, 1, 2).float() / 255
+    background = torch.where(torch.rand(len(rgba), 1, 1, 1) < 0.5, torch.rand(len(rgba), 3, 1, 1), 1.0).to(device)
+    x = (rgba[:, :3] * rgba[:, 3:] + background * (1 - rgba[:, 3:])) * 2 - 1
+    x = torch.where(torch.rand(len(x), 1, 1, 1, device=device) < 0.5, x.flip(-1), x)
+    if whole:
+        return x
+    half = len(x) // 2
+    corners = torch.randint(0, 65, (half, 2)).tolist()
+    crops = torch.stack([img[:, i : i + 64, j : j + 64] for img, (i, j) in zip(x[:half], corners)])
+    return torch.cat([crops, F.interpolate(x[half:], scale_factor=0.5, mode="area")])
+
+
+def gradients(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
+
+
+def losses(vae: AutoencoderKL, x: torch.Tensor, posterior_noise: bool) -> dict[str, torch.Tensor]:
+    """MSE with a little L1 and gradient loss: L1 alone on white backgrounds learns no colour."""
+    posterior = vae.encode(x).latent_dist
+    y = vae.decode(posterior.sample() if posterior_noise else posterior.mode()).sample
+    mse = F.mse_loss(y, x)
+    edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(y), gradients(x)))
+    kl = posterior.kl().sum() / posterior.mean.numel()
+    return {"loss": mse + 0.05 * F.l1_loss(y, x) + 0.1 * edges + KL_WEIGHT * kl, "mse": mse.detach(), "kl": kl.detach()}
+
+
+def train(base: Views, porcelain: Views, folder: Path, device: torch.device, steps: int, quiet: bool = False) -> AutoencoderKL:
+    """Base and porcelain views alike: the autoencoder is a camera, not a model of either world."""
+    torch.manual_seed(0)
+    vae = new_autoencoder().to(device, memory_format=torch.channels_last)
+    images = [torch.from_numpy(base.images), torch.from_numpy(porcelain.images)]
+
+    def loss(step):
+        whole = step >= FULL_SIZE * steps
+        x = torch.cat([batch(i, whole, 4, device) for i in images]).contiguous(memory_format=torch.channels_last)
+        return losses(vae, x, posterior_noise=step > 0.3 * steps)
+
+    test = torch.cat([i[:: len(i) // 6][:6] for i in images])
+
+    @torch.inference_mode()
+    def sample(model, step):
+        x = torch.from_numpy(composite(test.numpy())).permute(0, 3, 1, 2).to(device)
+        y = model.decode(model.encode(x).latent_dist.mode()).sample
+        contact_sheet([*to_pil(x), *to_pil(y)], columns=12).save(folder / f"sample-{step:06d}.png")
+
+    return fit(vae, loss, steps, 1.5e-3, folder, sample=sample, sample_every=500, quiet=quiet)
+
+
+@torch.inference_mode()
+def psnr(vae: AutoencoderKL, views: Views, device: torch.device) -> float:
+    """Mean PSNR in dB over whole views on white."""
+    values = []
+    for i in range(0, len(views.images), 32):
+        x = torch.from_numpy(composite(views.images[i : i + 32])).permute(0, 3, 1, 2).to(device)
+        y = vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
+        values.append(-10 * torch.log10((((x - y) / 2) ** 2).mean((1, 2, 3))))
+    return float(torch.cat(values).mean())
+
+
+@torch.inference_mode()
+def encode_all(vae: AutoencoderKL, images, device: torch.device) -> torch.Tensor:
+    """RGBA views on white -> scaled latents (N, 4, h, w), the posterior's mode."""
+    latents = []
+    for i in range(0, len(images), 64):
+        x = torch.from_numpy(composite(images[i : i + 64])).permute(0, 3, 1, 2).to(device)
+        latents.append(vae.encode(x).latent_dist.mode() * vae.config.scaling_factor)
+    return torch.cat(latents)
