@@ -28,6 +28,10 @@ class Cameras:
     def __len__(self) -> int:
         return len(self.distance)
 
+    def __getitem__(self, i: int) -> "Cameras":
+        """The i-th camera, as a batch of one."""
+        return Cameras(*(v[i : i + 1] for v in (self.elevation_deg, self.azimuth_deg, self.distance, self.fovy_deg)))
+
     def position(self) -> torch.Tensor:
         """Camera centres in the world, (B, 3)."""
         elevation, azimuth = torch.deg2rad(self.elevation_deg), torch.deg2rad(self.azimuth_deg)

@@ -20,15 +20,12 @@ def density_volume(field, resolution: int) -> np.ndarray:
     """Density on a regular grid over the cube about the unit ball, zero outside the ball: (R, R, R)."""
     device = next(field.parameters()).device
     axis = torch.linspace(-RADIUS, RADIUS, resolution, device=device)
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    inside = points.norm(dim=-1) < 0.98 * RADIUS  # the margin keeps the isosurface closed
     planes = field.pyramid_sum()
-    volume = torch.zeros(resolution, resolution, resolution)
-    for i, x in enumerate(axis):
-        points = torch.stack(torch.meshgrid(x[None], axis, axis, indexing="ij"), -1).reshape(-1, 3)
-        inside = points.norm(dim=-1) < 0.98 * RADIUS
-        slab = torch.zeros(len(points), device=device)
-        slab[inside] = field.density(points[inside], planes)
-        volume[i] = slab.view(resolution, resolution).cpu()
-    return volume.numpy()
+    volume = torch.zeros(len(points), device=device)
+    volume[inside] = torch.cat([field.density(chunk, planes) for chunk in points[inside].split(200_000)])
+    return volume.view(resolution, resolution, resolution).cpu().numpy()
 
 
 def fill_cavities(solid: np.ndarray) -> np.ndarray:

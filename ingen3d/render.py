@@ -60,15 +60,14 @@ class Render:
 
 def render(
     field: TriPlaneField, grid: OccupancyGrid, cameras: Cameras, height: int, width: int, samples: int = 64,
-    background: torch.Tensor | float = 1.0, generator: torch.Generator | None = None, normals: bool = False,
+    background: torch.Tensor | float = 1.0, generator: torch.Generator | None = None, jitter: torch.Tensor | float = 0.5, normals: bool = False,
 ) -> Render:
     """Render a field from a batch of cameras outside the unit ball.
 
     samples: per ray, across the ball's diameter. background: grey level or (3,) or (B, 1, 1, 3).
-    generator: jitters samples and pixels (training); None renders at centres.
+    generator: jitters the samples along each ray (training). jitter: where rays pass through their pixels, see `Cameras.rays`.
     """
     device = cameras.distance.device
-    jitter = torch.rand(2, generator=generator).to(device) if generator is not None else 0.5
     rays_o, rays_d = cameras.rays(height, width, jitter)
     shape = rays_d.shape[:-1]
     origins, directions = rays_o.reshape(-1, 3), rays_d.reshape(-1, 3)
@@ -116,8 +115,5 @@ def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def render_views(field: TriPlaneField, grid: OccupancyGrid, cameras: Cameras, size: int, samples: int = 128) -> torch.Tensor:
     """Pictures on white, one camera at a time: (B, size, size, 3) in [0, 1] on the CPU."""
-    views = []
-    for i in range(len(cameras)):
-        one = Cameras(*(v[i : i + 1] for v in (cameras.elevation_deg, cameras.azimuth_deg, cameras.distance, cameras.fovy_deg)))
-        views.append(render(field, grid, one, size, size, samples).rgb.clamp(0, 1).cpu())
+    views = [render(field, grid, cameras[i], size, size, samples).rgb.clamp(0, 1).cpu() for i in range(len(cameras))]
     return torch.cat(views)

@@ -1,0 +1,1 @@
+"""Settings of presets, as YAML; installed as `ingen3d.configs`."""

@@ -1,0 +1,212 @@
+"""From a prompt to a textured mesh: the stages in order, in a folder that can be resumed."""
+
+import hashlib
+import importlib.metadata
+import io
+import logging
+import re
+import resource
+import time
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from core import InDomainPipeline
+from core.devices import best_device
+from core.errors import UserError
+from core.images import contact_sheet, load_image
+from core.presets import find_preset
+
+from . import mesh as meshes
+from .field import TriPlaneField
+from .render import OccupancyGrid
+from .run_folder import RunFolder, fingerprint
+from .settings import Settings, load_settings
+from .stages import initialise, make_reference, reference_metrics, refine, turntable
+from .zero123 import Zero123
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """A finished run."""
+
+    folder: Path
+    mesh: Path  # the GLB
+    metrics: dict
+
+
+class Models:
+    """The preset's models, each loaded when a stage first needs it."""
+
+    def __init__(self, preset: str, domain: str | None, device):
+        self.name, self.domain, self.device = preset, domain, torch.device(device)
+        self.preset = find_preset(preset)
+
+    @cached_property
+    def pipe(self) -> InDomainPipeline:
+        pipe = InDomainPipeline.from_pretrained(self.name, domain=self.domain).to(self.device)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    @cached_property
+    def zero123(self) -> Zero123:
+        return Zero123.from_pretrained(self.preset.zero123, self.device)
+
+
+def text_to_3d(
+    prompt: str, domain: str | None = "porcelain", preset: str = "kiln", image: str | Path | Image.Image | None = None, seed: int = 0,
+    out: str | Path = "outputs", steps: int | None = None, device=None, quiet: bool = False, overrides=None, models: Models | None = None,
+) -> Run:
+    """A textured mesh that shows `prompt` in the style of `domain`.
+
+    image: start from this picture and not from a sampled one. steps: of each of the two optimisation stages.
+    overrides: settings on top of the preset's, as a mapping or a list of 'refine.sds=0.2'. models: in place of the preset's own.
+    Files go to OUT/DOMAIN/PROMPT-SEED/; the same call goes on where an interrupted one was. Raises UserError for what a caller can mend.
+    """
+    if not prompt or not prompt.strip():
+        raise UserError("the prompt is empty: say what to make, such as 'a vase'")
+    settings = load_settings(preset, overrides, steps)
+    device = torch.device(device or best_device())
+    models = models or Models(preset, domain, device)
+    picture = None if image is None else load_image(image)
+    run = RunFolder(Path(out) / (domain and Path(domain).name or "open") / f"{slug(prompt)}-{seed}")
+    run.record |= dict(prompt=prompt, domain=domain, preset=str(preset), seed=seed, image=str(image) if isinstance(image, (str, Path)) else None,
+                       device=str(device), settings=asdict(settings), versions=versions())
+    run.write_record()
+
+    made_from = dict(prompt=prompt, domain=domain, preset=str(preset), seed=seed, image=None if picture is None else digest(picture))
+    try:
+        reference, mark = image_stage(run, models, settings, picture, prompt, seed, device, made_from)
+        field, grid, mark = init_stage(run, models, settings, reference, seed, quiet, device, mark)
+        field, grid, mark = refine_stage(run, models, settings, reference, field, grid, prompt, seed, quiet, device, mark)
+        mesh_stage(run, settings, field, grid, device, mark)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"{stop or 'stopped'}; what is done is in '{run.path}': run the same command again to go on") from None
+
+    run.record["metrics"] = {f"{stage}_{k}": v for stage, entry in run.record["stages"].items() for k, v in entry["metrics"].items()}
+    run.record["metrics"]["seconds"] = round(sum(entry["seconds"] for entry in run.record["stages"].values()), 1)
+    run.record["peak_memory_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    run.write_record()
+    return Run(run.path, run.path / "mesh.glb", run.record["metrics"])
+
+
+def image_stage(run: RunFolder, models: Models, settings: Settings, picture, prompt, seed, device, made_from):
+    """image.png, straight RGBA: the object that is lifted."""
+    size, mark = models.preset.resolution, fingerprint(stage="image", settings=asdict(settings.image), **made_from)
+    if not run.finished("image", mark):
+        started, partial = time.monotonic(), run.begin("image", mark)
+        if picture is None:
+            s = settings.image
+            given = {k: v for k, v in (("num_inference_steps", s.num_inference_steps), ("guidance_scale", s.guidance_scale)) if v is not None}
+            source = models.pipe(prompt, generator=torch.Generator().manual_seed(seed), **given).images[0]
+        else:
+            source = picture
+        reference = make_reference(source, settings, size, reframe=picture is not None, device="cpu")
+        rgba = torch.cat([reference.rgb, reference.mask[..., None]], -1).mul(255).round().byte().numpy()
+        Image.fromarray(rgba).save(partial / "image.png")
+        run.end("image", mark, as_folder=False, seconds=elapsed(started), metrics={"foreground": round(reference.mask.mean().item(), 4)})
+    # always from the file, so that a resumed run sees the very same pixels
+    return make_reference(Image.open(run.path / "image.png"), settings, size, reframe=False, device=device), mark
+
+
+def init_stage(run: RunFolder, models: Models, settings: Settings, reference, seed, quiet, device, mark):
+    """init/: the field from the reference and Zero-1-to-3."""
+    mark = fingerprint(stage="init", upstream=mark, field=asdict(settings.field), camera=asdict(settings.camera), settings=asdict(settings.init))
+    if not run.finished("init", mark):
+        started, partial = time.monotonic(), run.begin("init", mark)
+        generator = torch.Generator().manual_seed(2 * seed + 1)
+        size = models.preset.zero123_resolution
+        field, grid, losses = initialise(reference, models.zero123, settings, size, generator, partial / "checkpoint.pt", quiet, device)
+        finish_field(run, "init", mark, started, field, grid, reference, settings, losses, device)
+    return *load_field(run.path / "init", device), mark
+
+
+def refine_stage(run: RunFolder, models: Models, settings: Settings, reference, field, grid, prompt, seed, quiet, device, mark):
+    """refine/: the field after the multi-guidance rule."""
+    mark = fingerprint(stage="refine", upstream=mark, settings=asdict(settings.refine))
+    if not run.finished("refine", mark):
+        started, partial = time.monotonic(), run.begin("refine", mark)
+        generator = torch.Generator().manual_seed(2 * seed + 2)
+        size = models.preset.resolution
+        losses = refine(field, grid, reference, models.pipe, prompt, settings, size, generator, partial / "checkpoint.pt", quiet)
+        finish_field(run, "refine", mark, started, field, grid, reference, settings, losses, device)
+    return *load_field(run.path / "refine", device), mark
+
+
+def finish_field(run: RunFolder, stage: str, mark, started, field, grid, reference, settings: Settings, losses, device) -> None:
+    """Field, views and metrics of an optimisation stage."""
+    partial = run.path / f"{stage}.partial"
+    grid.update(field, decay=0.0)
+    field.save(partial / "field.safetensors")
+    views = turntable(field, grid, settings.turntable, settings.camera, settings.turntable.views, device)
+    (partial / "views").mkdir(exist_ok=True)
+    images = [Image.fromarray(view) for view in views]
+    for i, image in enumerate(images):
+        image.save(partial / "views" / f"{i:03d}.png")
+    contact_sheet(images).save(partial / "views.png")
+    metrics = reference_metrics(field, grid, reference)
+    (partial / "checkpoint.pt").unlink(missing_ok=True)
+    run.end(stage, mark, as_folder=True, seconds=elapsed(started), metrics=metrics, losses={k: float(f"{v:.4g}") for k, v in losses.items()})
+
+
+def load_field(folder: Path, device) -> tuple[TriPlaneField, OccupancyGrid]:
+    field, grid = TriPlaneField.load(folder / "field.safetensors", device), OccupancyGrid().to(device)
+    grid.update(field, decay=0.0)
+    return field, grid
+
+
+def mesh_stage(run: RunFolder, settings: Settings, field, grid, device, mark) -> None:
+    """mesh.glb, mesh.obj, mesh.ply and turntable.mp4 (turntable.gif where ffmpeg is missing)."""
+    mark = fingerprint(stage="mesh", upstream=mark, mesh=asdict(settings.mesh), turntable=asdict(settings.turntable))
+    if run.finished("mesh", mark):
+        return
+    started, partial, s = time.monotonic(), run.begin("mesh", mark), settings.mesh
+    try:
+        bare = meshes.extract(field, s.resolution, s.threshold, s.faces)
+    except ValueError as error:
+        raise UserError(f"no mesh: {error}; try another --seed or more --steps") from error
+    meshes.export(meshes.textured(field, bare, s.texture_size), partial)
+    write_video(partial, turntable(field, grid, settings.turntable, settings.camera, settings.turntable.frames, device))
+    metrics = {"faces": len(bare.faces), "components": int(bare.body_count), "watertight": bool(bare.is_watertight), "volume": round(float(bare.volume), 4)}
+    run.end("mesh", mark, as_folder=False, seconds=elapsed(started), metrics=metrics)
+
+
+def write_video(folder: Path, frames: np.ndarray, fps: int = 18) -> Path:
+    try:
+        import imageio.v2 as imageio
+
+        path = folder / "turntable.mp4"
+        imageio.mimwrite(path, list(frames), fps=fps, quality=8)
+    except (ImportError, RuntimeError, OSError, ValueError) as error:
+        log.warning("no ffmpeg (%s): writing a GIF", error)
+        (folder / "turntable.mp4").unlink(missing_ok=True)
+        path = folder / "turntable.gif"
+        first, *rest = [Image.fromarray(frame) for frame in frames]
+        first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+    return path
+
+
+def slug(text: str) -> str:
+    """A folder name from a prompt; a hash keeps long ones apart."""
+    words = re.sub(r"[^\w]+", "-", text.lower()).strip("-")
+    return words if 0 < len(words) <= 60 else f"{words[:50]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".strip("-")
+
+
+def digest(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "nerfacc", "trimesh", "numpy")}
+
+
+def elapsed(started: float) -> float:
+    return round(time.monotonic() - started, 1)

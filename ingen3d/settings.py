@@ -1,0 +1,145 @@
+"""Every number of a run, as dataclasses; a preset's YAML file overrides them."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from core.errors import UserError
+
+
+@dataclass
+class CameraSettings:
+    fovy_deg: float = 40.0
+    distance_range: tuple[float, float] = (3.0, 3.4)
+    reference_elevation_deg: float = 20.0
+    reference_azimuth_deg: float = 0.0
+    reference_distance: float = 3.2
+
+
+@dataclass
+class ImageSettings:
+    num_inference_steps: int | None = None  # None: the preset's
+    guidance_scale: float | None = None
+    fill: float = 0.75  # a user's picture: the object's longer side, in picture sides
+
+
+@dataclass
+class FieldSettings:
+    resolution: int = 128
+    features: int = 16
+    levels: int = 4
+    hidden: int = 32
+    blob_density: float = 10.0
+    blob_radius: float = 0.5
+
+
+@dataclass
+class OptimiseSettings:
+    """One stage of optimisation. Loss weights multiply means over pixels, sds a mean over views of a sum over latents."""
+
+    steps: int = 350
+    batch: int = 1
+    render_size: int = 64
+    samples: int = 64
+    lr_planes: float = 2e-2
+    lr_mlp: float = 2e-3
+    elevation_range: tuple[float, float] = (-10.0, 50.0)
+    guidance_scale: float | None = 3.0
+    t_start: tuple[float, float] = (0.2, 0.8)  # range of timesteps, as fractions of the schedule, at the first step
+    t_end: tuple[float, float] = (0.1, 0.4)  # and at the last
+    view_dependent_prompt: bool = False
+    sds: float = 0.1
+    rgb: float = 500.0
+    mask: float = 100.0
+    sparsity: float = 0.5
+    opaque: float = 0.5
+    normal_smooth: float = 1.0
+    orient: float = 1.0
+    total_variation: float = 0.5
+
+
+def refine_settings() -> OptimiseSettings:
+    return OptimiseSettings(
+        steps=300, lr_planes=5e-3, lr_mlp=1e-3, elevation_range=(5.0, 35.0), guidance_scale=None, t_start=(0.02, 0.5), t_end=(0.02, 0.3), rgb=100.0, mask=50.0
+    )
+
+
+@dataclass
+class MeshSettings:
+    resolution: int = 128
+    threshold: float = 10.0
+    faces: int = 10_000
+    texture_size: int = 1024
+
+
+@dataclass
+class TurntableSettings:
+    views: int = 8
+    frames: int = 36
+    size: int = 128
+    samples: int = 96
+    elevation_deg: float = 20.0
+
+
+@dataclass
+class Settings:
+    camera: CameraSettings = dataclasses.field(default_factory=CameraSettings)
+    image: ImageSettings = dataclasses.field(default_factory=ImageSettings)
+    field: FieldSettings = dataclasses.field(default_factory=FieldSettings)
+    init: OptimiseSettings = dataclasses.field(default_factory=OptimiseSettings)
+    refine: OptimiseSettings = dataclasses.field(default_factory=refine_settings)
+    mesh: MeshSettings = dataclasses.field(default_factory=MeshSettings)
+    turntable: TurntableSettings = dataclasses.field(default_factory=TurntableSettings)
+
+
+def load_settings(preset: str, overrides: list[str] | dict | None = None, steps: int | None = None) -> Settings:
+    """Defaults, then configs/PRESET.yaml if there is one, then overrides: a mapping or a list of 'init.steps=100'.
+
+    steps: of both optimisation stages, over all else. Raises UserError for an unknown key, naming the nearest known one, and for a value of the wrong type.
+    """
+    layers = []
+    file = _configs() / f"{Path(preset).name}.yaml"
+    if file.is_file():
+        layers.append(OmegaConf.create(file.read_text()))
+    if overrides:
+        for item in overrides if isinstance(overrides, list) else []:
+            if "=" not in item:
+                raise UserError(f"'{item}' is not of the form key=value, such as init.steps=100")
+        layers.append(OmegaConf.from_dotlist(overrides) if isinstance(overrides, list) else OmegaConf.create(overrides))
+    merged = OmegaConf.structured(Settings)
+    for layer in layers:
+        check_keys(Settings(), OmegaConf.to_container(layer))
+        try:
+            merged = OmegaConf.merge(merged, layer)
+        except OmegaConfBaseException as error:
+            raise UserError(f"a setting has a wrong value: {str(error).splitlines()[0]}") from error
+    settings = OmegaConf.to_object(merged)
+    for stage in (settings.init, settings.refine):
+        stage.steps = stage.steps if steps is None else steps
+        if stage.steps < 1:
+            raise UserError(f"steps must be at least 1, got {stage.steps}")
+    return settings
+
+
+def _configs():
+    """The packaged configs, or the source tree's when the package is not installed."""
+    try:
+        return resources.files("ingen3d.configs")
+    except ModuleNotFoundError:
+        return Path(__file__).resolve().parent.parent / "configs"
+
+
+def check_keys(known, given: dict, path: str = "") -> None:
+    names = [f.name for f in fields(known)]
+    for key, value in given.items():
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, 1, 0.0)[0]
+            raise UserError(f"unknown setting '{path}{key}': did you mean '{path}{near}'?")
+        child = getattr(known, key)
+        if is_dataclass(child) and isinstance(value, dict):
+            check_keys(child, value, f"{path}{key}.")

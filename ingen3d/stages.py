@@ -1,0 +1,163 @@
+"""The four stages of the paper's Sec. 4.3: a domain image, a first field from it, its refinement, a mesh.
+
+Each takes what it needs and returns what it made; folders and resuming are the pipeline's.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from .cameras import Cameras, orbit, random_cameras
+from .distillation import anneal, sds
+from .field import TriPlaneField
+from .foreground import foreground, frame
+from .optimise import optimise
+from .render import OccupancyGrid, Render, render, render_views
+from .settings import CameraSettings, OptimiseSettings, Settings, TurntableSettings
+
+
+@dataclass
+class Reference:
+    """The picture that the object is made from, and the camera that is taken to have seen it."""
+
+    rgb: torch.Tensor  # (H, W, 3) in [0, 1], straight
+    mask: torch.Tensor  # (H, W) in [0, 1]
+    camera: Cameras  # a batch of one
+
+    def on_white(self) -> torch.Tensor:
+        """(1, 3, H, W) in [-1, 1], as the score models want it."""
+        rgb = self.rgb * self.mask[..., None] + 1 - self.mask[..., None]
+        return (rgb * 2 - 1).permute(2, 0, 1)[None]
+
+    def sample(self, size: int, jitter: torch.Tensor, background: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Colour (size, size, 3) on a background and mask (size, size), where rays with this jitter pass."""
+        x, y = ((2 * (torch.arange(size, device=jitter.device) + j) / size - 1) for j in jitter)
+        coordinates = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
+        picture = torch.cat([self.rgb * self.mask[..., None], self.mask[..., None]], -1).permute(2, 0, 1)[None]
+        sampled = F.grid_sample(picture, coordinates, padding_mode="border", align_corners=False)[0].permute(1, 2, 0)
+        rgb, mask = sampled[..., :3], sampled[..., 3]
+        return rgb + (1 - mask[..., None]) * background, mask
+
+
+def make_reference(image: Image.Image, settings: Settings, size: int, reframe: bool, device) -> Reference:
+    """The reference from a picture; a user's picture is moved to the framing that the models know."""
+    rgba = foreground(image)
+    if reframe:
+        rgba = frame(rgba, size, settings.image.fill)
+    rgba = torch.from_numpy(rgba).to(device)
+    c = settings.camera
+    camera = Cameras.at(c.reference_elevation_deg, c.reference_azimuth_deg, c.reference_distance, c.fovy_deg, device)
+    return Reference(rgba[..., :3], rgba[..., 3], camera)
+
+
+def initialise(
+    reference: Reference, zero123, settings: Settings, size: int, generator: torch.Generator, checkpoint: Path, quiet: bool, device
+) -> tuple[TriPlaneField, OccupancyGrid, dict]:
+    """Stage 2: the reference view, and Zero-1-to-3's score at random views. size: side of the pictures that Zero-1-to-3 sees."""
+    torch.manual_seed(generator.initial_seed())  # the field's first weights
+    field, grid = TriPlaneField(**vars(settings.field)).to(device), OccupancyGrid().to(device)
+    condition = zero123.condition(F.interpolate(reference.on_white(), (size, size), mode="bilinear", antialias=True), reference.camera)
+
+    def score(images: torch.Tensor, cameras: Cameras, t_range) -> torch.Tensor:
+        predict = zero123.noise_predictor(condition, cameras, settings.init.guidance_scale)
+        return sds(zero123.encode_images(images), predict, zero123.scheduler.alphas_cumprod, t_range, generator)
+
+    averages = distil(field, grid, reference, score, settings.init, settings.camera, size, generator, checkpoint, "initialise", quiet)
+    return field, grid, averages
+
+
+def refine(
+    field: TriPlaneField, grid: OccupancyGrid, reference: Reference, pipe, prompt: str, settings: Settings, size: int,
+    generator: torch.Generator, checkpoint: Path, quiet: bool,
+) -> dict:
+    """Stage 3: the multi-guidance rule's score at random views, the shape held by low timesteps and the reference. Changes the field."""
+    predictors = {}
+
+    def predictor(camera: Cameras):
+        suffix = view_phrase(camera) if settings.refine.view_dependent_prompt else ""
+        if suffix not in predictors:
+            scale = {} if settings.refine.guidance_scale is None else {"guidance_scale": settings.refine.guidance_scale}
+            predictors[suffix] = pipe.noise_predictor(prompt + suffix, batch=1, **scale)
+        return predictors[suffix]
+
+    def score(images: torch.Tensor, cameras: Cameras, t_range) -> torch.Tensor:
+        latents = pipe.encode_images(images)
+        return sum(
+            sds(latents[i : i + 1], predictor(cameras[i]), pipe.scheduler.alphas_cumprod, t_range, generator) for i in range(len(cameras))
+        )
+
+    return distil(field, grid, reference, score, settings.refine, settings.camera, size, generator, checkpoint, "refine", quiet)
+
+
+def view_phrase(camera: Cameras) -> str:
+    """DreamFusion's view-dependent words (its Sec. 3.2) for a batch of one camera; the reference's azimuth is the front."""
+    azimuth = (camera.azimuth_deg.item() + 180) % 360 - 180
+    if camera.elevation_deg.item() > 60:
+        return ", overhead view"
+    return ", front view" if abs(azimuth) < 45 else ", back view" if abs(azimuth) > 135 else ", side view"
+
+
+def distil(
+    field, grid, reference: Reference, score, settings: OptimiseSettings, cameras: CameraSettings, size: int,
+    generator: torch.Generator, checkpoint: Path, name: str, quiet: bool,
+) -> dict:
+    """Both optimisation stages: reference reconstruction, a score at random views, and threestudio's shape priors.
+
+    score(images (B, 3, size, size) in [-1, 1], cameras, t_range) -> scalar, summed over B.
+    """
+    device = reference.mask.device
+    side, s = settings.render_size, settings
+
+    def objective(step: int) -> dict[str, torch.Tensor]:
+        jitter = torch.rand(2, generator=generator).to(device)
+        # a random background tells white matter from no matter
+        background = torch.rand(3, generator=generator).to(device)
+        target, mask = reference.sample(side, jitter, background)
+        seen = render(field, grid, reference.camera, side, side, s.samples, background, generator, jitter)
+        terms = {"rgb": s.rgb * F.mse_loss(seen.rgb[0], target), "mask": s.mask * F.mse_loss(seen.opacity[0], mask)}
+
+        views = random_cameras(s.batch, s.elevation_range, cameras.distance_range, cameras.fovy_deg, generator, device)
+        new = render(field, grid, views, side, side, s.samples, 1.0, generator, normals=True)
+        images = F.interpolate(new.rgb.permute(0, 3, 1, 2), (size, size), mode="bilinear", align_corners=False) * 2 - 1
+        terms["sds"] = s.sds / s.batch * score(images, views, anneal(s.t_start, s.t_end, step / s.steps))
+        return terms | shape_priors(field, new, s)
+
+    return optimise(objective, field, grid, settings, generator, checkpoint, name=name, quiet=quiet)
+
+
+def shape_priors(field: TriPlaneField, view: Render, s: OptimiseSettings) -> dict[str, torch.Tensor]:
+    """threestudio's regularisers: few and decided pixels, smooth normals that face the camera, smooth planes."""
+    opacity = view.opacity.clamp(1e-3, 1 - 1e-3)
+    hit = (view.opacity > 0.5).float()
+    across = ((view.normal.diff(dim=2) ** 2).sum(-1) * hit[:, :, 1:] * hit[:, :, :-1]).mean()
+    down = ((view.normal.diff(dim=1) ** 2).sum(-1) * hit[:, 1:] * hit[:, :-1]).mean()
+    return {
+        "sparsity": s.sparsity * (view.opacity**2 + 0.01).sqrt().mean(),
+        "opaque": s.opaque * F.binary_cross_entropy(opacity, opacity),
+        "smooth": s.normal_smooth * (across + down),
+        "orient": s.orient * ((view.normal * view.rays_d).sum(-1).clamp(min=0) ** 2).mean(),
+        "tv": s.total_variation * field.total_variation(),
+    }
+
+
+@torch.no_grad()
+def reference_metrics(field, grid, reference: Reference) -> dict[str, float]:
+    """How well the field shows the reference picture: PSNR in dB, and IoU of the masks."""
+    size = len(reference.mask)
+    seen = render(field, grid, reference.camera, size, size, samples=128)
+    target = (reference.on_white()[0].permute(1, 2, 0) + 1) / 2
+    mine, theirs = seen.opacity[0] > 0.5, reference.mask > 0.5
+    return {
+        "reference_psnr": round(-10 * torch.log10(F.mse_loss(seen.rgb[0], target)).item(), 2),
+        "reference_iou": round(((mine & theirs).sum() / (mine | theirs).sum().clamp(min=1)).item(), 4),
+    }
+
+
+def turntable(field, grid, s: TurntableSettings, camera: CameraSettings, n: int, device) -> np.ndarray:
+    """n views all around, uint8 (n, size, size, 3), from the reference's azimuth on."""
+    ring = orbit(n, s.elevation_deg, camera.reference_distance, camera.fovy_deg, camera.reference_azimuth_deg, device)
+    return (255 * render_views(field, grid, ring, s.size, s.samples)).round().byte().numpy()

@@ -1,0 +1,125 @@
+"""Zero-1-to-3 as a noise predictor: what an object looks like from another camera (Liu et al. 2023).
+
+The folder layout is the diffusers one of `kxic/zero123-xl`: unet, vae, image_encoder, cc_projection, scheduler, feature_extractor.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin, UNet2DConditionModel
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from huggingface_hub import hf_hub_download
+from torch import nn
+from transformers import CLIPVisionModelWithProjection
+
+from core.errors import UserError
+
+from .cameras import Cameras
+
+
+class CCProjection(ModelMixin, ConfigMixin):
+    """One linear layer from (CLIP image embedding, relative camera) to a cross-attention token."""
+
+    @register_to_config
+    def __init__(self, in_channel: int = 772, out_channel: int = 768):
+        super().__init__()
+        self.projection = nn.Linear(in_channel, out_channel)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.projection(x)
+
+
+def relative_pose(target: Cameras, reference: Cameras) -> torch.Tensor:
+    """(d polar, sin d azimuth, cos d azimuth, d distance) in radians and world units, (B, 4)."""
+    d_polar = torch.deg2rad(reference.elevation_deg - target.elevation_deg)  # polar = 90 deg - elevation
+    d_azimuth = torch.deg2rad(target.azimuth_deg - reference.azimuth_deg)
+    return torch.stack([d_polar, d_azimuth.sin(), d_azimuth.cos(), target.distance - reference.distance], -1)
+
+
+@dataclass
+class Condition:
+    """What Zero-1-to-3 knows of the reference picture."""
+
+    embedding: torch.Tensor  # (1, d_clip)
+    latents: torch.Tensor  # (1, C, h, w), mode of the VAE's posterior, NOT scaled
+    camera: Cameras
+
+
+@dataclass
+class Zero123:
+    """The models of a Zero-1-to-3 folder and what is asked of them."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    image_encoder: CLIPVisionModelWithProjection
+    cc_projection: CCProjection
+    scheduler: DDIMScheduler
+    clip_size: int
+    clip_mean: torch.Tensor  # (1, 3, 1, 1)
+    clip_std: torch.Tensor
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, device="cpu", dtype=torch.float32) -> "Zero123":
+        """From a folder or a Hub id. Raises UserError naming the part that could not be had."""
+        part = "feature_extractor"
+        try:
+            clip = _preprocessor(name)
+            models = {}
+            for part, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL), ("image_encoder", CLIPVisionModelWithProjection), ("cc_projection", CCProjection)):
+                models[part] = kind.from_pretrained(name, subfolder=part, torch_dtype=dtype).to(device).eval().requires_grad_(False)
+            part = "scheduler"
+            scheduler = DDIMScheduler.from_pretrained(name, subfolder=part)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"Zero-1-to-3 '{name}' has no usable '{part}' ({str(error).splitlines()[0]}); "
+                f"download it with `huggingface-cli download {name}` or name a folder in that layout"
+            ) from error
+        size = clip["size"]
+        as_tensor = lambda values: torch.tensor(values, device=device, dtype=dtype).view(1, 3, 1, 1)
+        return cls(**models, scheduler=scheduler, clip_size=size["shortest_edge"] if isinstance(size, dict) else size,
+                   clip_mean=as_tensor(clip["image_mean"]), clip_std=as_tensor(clip["image_std"]))
+
+    @torch.no_grad()
+    def condition(self, image: torch.Tensor, camera: Cameras) -> Condition:
+        """Look once at the reference picture (1, 3, H, W) in [-1, 1], taken by `camera` (a batch of one)."""
+        image = image.to(self.clip_mean)
+        small = F.interpolate(image, (self.clip_size, self.clip_size), mode="bicubic", antialias=True, align_corners=False)
+        embedding = self.image_encoder(((small + 1) / 2 - self.clip_mean) / self.clip_std).image_embeds
+        return Condition(embedding, self.vae.encode(image).latent_dist.mode(), camera)
+
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] to scaled latents (B, C, h, w); differentiable."""
+        return self.vae.encode(images.to(self.clip_mean)).latent_dist.mode() * self.vae.config.scaling_factor
+
+    def noise_predictor(self, condition: Condition, cameras: Cameras, guidance_scale: float = 3.0) -> Callable:
+        """(z_t (B, C, h, w), t (B,)) -> eps: the object of the reference picture, seen by B cameras.
+
+        guidance_scale is diffusers' w: eps_0 + w (eps - eps_0), eps_0 with a zero token and a zero picture (the paper's zero123 training).
+        """
+        batch = len(cameras)
+        pose = relative_pose(cameras, condition.camera).to(condition.embedding)
+        token = self.cc_projection(torch.cat([condition.embedding.expand(batch, -1), pose], -1))[:, None]  # (B, 1, d)
+        context = torch.cat([torch.zeros_like(token), token])
+        picture = condition.latents.expand(batch, -1, -1, -1)
+        picture = torch.cat([torch.zeros_like(picture), picture])
+
+        def predict(z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            t = torch.as_tensor(t, device=z_t.device).expand(batch)
+            eps = self.unet(torch.cat([torch.cat([z_t, z_t]), picture], 1), torch.cat([t, t]), context).sample
+            eps_0, eps_c = eps.chunk(2)
+            return eps_0 + guidance_scale * (eps_c - eps_0)
+
+        return predict
+
+
+def _preprocessor(name: str | Path) -> dict:
+    """CLIP's resolution and normalisation; the image is already a tensor, so the processor's class is not needed."""
+    folder = Path(name)
+    path = folder / "feature_extractor" / "preprocessor_config.json"
+    if not folder.is_dir():
+        path = Path(hf_hub_download(str(name), "preprocessor_config.json", subfolder="feature_extractor"))
+    return json.loads(path.read_text())

@@ -1,0 +1,187 @@
+"""The whole chain with small stand-in models: a painter for the pipeline, an oracle for the scores."""
+
+import json
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+import ingen3d.optimise as optimise_module
+from core.errors import UserError
+from ingen3d import text_to_3d
+from ingen3d.foreground import foreground, frame
+from ingen3d.settings import load_settings
+from tests.test_field_render import picture_of_ball
+
+SMALL = {
+    "field": {"resolution": 32, "features": 4, "levels": 2, "hidden": 16},
+    "init": {"steps": 40, "lr_planes": 0.05, "render_size": 16, "samples": 24}, "refine": {"steps": 8, "render_size": 16, "samples": 24},
+    "mesh": {"resolution": 48, "faces": 2500, "texture_size": 256},
+    "turntable": {"views": 2, "frames": 3, "size": 32, "samples": 32},
+}
+ALPHAS = torch.linspace(0.999, 0.005, 1000)
+
+
+def towards(target: torch.Tensor):
+    """The noise predictor of a world in which only `target` exists."""
+
+    def predict(z_t, t):
+        alpha = ALPHAS[t].view(-1, 1, 1, 1)
+        return (z_t - alpha.sqrt() * target) / (1 - alpha).sqrt()
+
+    return predict
+
+
+def ball_image(cameras, size: int) -> torch.Tensor:
+    return picture_of_ball(cameras, size, 0.6)[0].permute(0, 3, 1, 2) * 2 - 1
+
+
+class FakeModels:
+    """Stage models whose latents are 16-pixel pictures; the object is a coloured ball, in blue after refinement."""
+
+    preset = SimpleNamespace(resolution=64, zero123_resolution=32)
+
+    def __init__(self):
+        shrink = lambda images: torch.nn.functional.interpolate(images, (16, 16), mode="area")
+        scheduler = SimpleNamespace(alphas_cumprod=ALPHAS)
+        self.zero123 = SimpleNamespace(
+            condition=lambda image, camera: None, encode_images=shrink, scheduler=scheduler,
+            noise_predictor=lambda condition, cameras, guidance_scale: towards(shrink(ball_image(cameras, 64))),
+        )
+        self.pipe = SimpleNamespace(encode_images=shrink, scheduler=scheduler)
+        self.pipe.noise_predictor = lambda prompt, batch=1, **_: towards(torch.tensor([-1.0, -1.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 16, 16))
+
+
+@pytest.fixture
+def picture(tmp_path):
+    from ingen3d.cameras import Cameras
+
+    rgb = (ball_image(Cameras.at(20, 0, 3.2, 40), 64)[0].permute(1, 2, 0) + 1) * 127.5
+    path = tmp_path / "ball.png"
+    Image.fromarray(rgb.round().byte().numpy()).save(path)
+    return path
+
+
+def make(picture, out, **kwargs):
+    return text_to_3d("a ball", image=picture, out=out, quiet=True, overrides=SMALL | kwargs.pop("overrides", {}), models=FakeModels(), device="cpu", **kwargs)
+
+
+def test_a_run_leaves_a_textured_mesh_a_turntable_and_a_record(picture, tmp_path):
+    run = make(picture, tmp_path / "out")
+    assert run.folder == tmp_path / "out" / "porcelain" / "a-ball-0"
+    mesh = trimesh.load(run.mesh, force="mesh")
+    assert mesh.visual.material.baseColorTexture.size == (256, 256)
+    assert run.metrics["mesh_components"] == 1 and run.metrics["init_reference_iou"] > 0.7
+    record = json.loads((run.folder / "run.json").read_text())
+    assert record["settings"]["init"]["steps"] == 40 and record["seed"] == 0 and "torch" in record["versions"]
+    assert {"image.png", "init", "refine", "mesh.glb", "mesh.obj", "mesh.ply"} <= {p.name for p in run.folder.iterdir()}
+    assert list(run.folder.glob("turntable.*")) and not list(run.folder.glob("*.partial"))
+
+
+def test_finished_stages_are_reused_and_only_what_changed_is_made_again(picture, tmp_path):
+    run = make(picture, tmp_path)
+    time_of = lambda name: (run.folder / name).stat().st_mtime_ns
+    before = {name: time_of(name) for name in ("image.png", "init/field.safetensors", "refine/field.safetensors", "mesh.glb")}
+    make(picture, tmp_path)
+    assert before == {name: time_of(name) for name in before}
+    make(picture, tmp_path, overrides={"refine": SMALL["refine"] | {"sds": 0.05}})
+    changed = {name for name in before if before[name] != time_of(name)}
+    assert changed == {"refine/field.safetensors", "mesh.glb"}
+
+
+@pytest.mark.parametrize("kill_at", [3, 20])
+def test_a_run_stopped_by_ctrl_c_ends_as_one_that_was_not(picture, tmp_path, monkeypatch, kill_at):
+    whole = make(picture, tmp_path / "whole")
+    real, calls = torch.optim.Adam.step, []
+
+    def step(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == kill_at:
+            signal.raise_signal(signal.SIGINT)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    with pytest.raises(KeyboardInterrupt, match="again"):
+        make(picture, tmp_path / "stopped")
+    assert len(calls) == kill_at, "the step that was running is finished, and none begun"
+    stopped = make(picture, tmp_path / "stopped")
+    assert len(calls) == 48, "no step is done twice"
+    assert stopped.mesh.read_bytes() == whole.mesh.read_bytes()
+
+
+def test_a_run_killed_between_checkpoints_ends_as_one_that_was_not(picture, tmp_path, monkeypatch):
+    whole = make(picture, tmp_path / "whole")
+    monkeypatch.setattr(optimise_module, "CHECKPOINT_SECONDS", 0.0)
+    real, calls = torch.optim.Adam.step, []
+
+    def step(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 44:  # in refinement
+            raise SystemError("power cut")
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    with pytest.raises(SystemError):
+        make(picture, tmp_path / "killed")
+    assert make(picture, tmp_path / "killed").mesh.read_bytes() == whole.mesh.read_bytes()
+
+
+def test_another_seed_gives_another_object(picture, tmp_path):
+    assert make(picture, tmp_path).mesh.read_bytes() != make(picture, tmp_path, seed=1).mesh.read_bytes()
+
+
+@pytest.mark.parametrize("prompt", ["", "  "])
+def test_an_empty_prompt_is_refused(prompt, tmp_path):
+    with pytest.raises(UserError, match="empty"):
+        text_to_3d(prompt, out=tmp_path, models=FakeModels())
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(picture, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to .*file"):
+        make(picture, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "overrides, message", [({"init": {"step": 3}}, "init.step'.*init.steps"), (["refine.sdss=1"], "refine.sds'"), (["init.steps=many"], "wrong value"), (["nothing"], "key=value")]
+)
+def test_wrong_settings_are_named_with_the_nearest_right_one(overrides, message):
+    with pytest.raises(UserError, match=message):
+        load_settings("kiln", overrides)
+
+
+@pytest.mark.parametrize("preset", ["kiln", "sd15"])
+def test_every_preset_has_settings_that_load(preset):
+    assert load_settings(preset, steps=7).refine.steps == 7
+
+
+def disc(background, colour, size=64, radius=15, centre=(24, 36)):
+    y, x = np.mgrid[:size, :size]
+    inside = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2
+    return np.where(inside[..., None], colour, background).astype(np.uint8), inside
+
+
+def test_the_mask_is_the_object_with_its_holes_and_without_specks():
+    pixels, inside = disc((250, 250, 250), (40, 60, 200))
+    pixels[33:38, 22:27] = 250  # a highlight as bright as the background
+    pixels[3, 60] = 0  # dust
+    alpha = foreground(Image.fromarray(pixels))[..., 3] > 0.5
+    assert (alpha != inside).sum() < 25 and not alpha[3, 60] and alpha[35, 24]
+
+
+def test_alpha_is_taken_where_the_picture_has_it_and_the_object_is_framed():
+    pixels, inside = disc((0, 0, 0), (0, 0, 0))
+    rgba = foreground(Image.fromarray(np.dstack([pixels, inside.astype(np.uint8) * 255])))
+    framed = frame(rgba, 100, 0.8)[..., 3] > 0.5
+    rows, columns = np.flatnonzero(framed.any(1)), np.flatnonzero(framed.any(0))
+    assert abs(len(rows) - 80) <= 2 and abs(rows.mean() - 49.5) <= 1 and abs(columns.mean() - 49.5) <= 1
+
+
+@pytest.mark.parametrize("pixels, message", [(np.zeros((32, 32, 4), np.uint8), "transparent"), (np.full((32, 32, 3), 200, np.uint8), "no object")])
+def test_pictures_without_an_object_are_refused(pixels, message):
+    with pytest.raises(UserError, match=message):
+        foreground(Image.fromarray(pixels))
