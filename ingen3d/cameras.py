@@ -22,7 +22,9 @@ class Cameras:
     @classmethod
     def at(cls, elevation_deg, azimuth_deg, distance, fovy_deg, device="cpu") -> "Cameras":
         """Cameras from numbers or sequences, broadcast against each other."""
-        values = [torch.as_tensor(v, dtype=torch.float32, device=device).reshape(-1) for v in (elevation_deg, azimuth_deg, distance, fovy_deg)]
+        values = [
+            torch.as_tensor(v, dtype=torch.float32, device=device).reshape(-1) for v in (elevation_deg, azimuth_deg, distance, fovy_deg)
+        ]
         return cls(*torch.broadcast_tensors(*values))
 
     def __len__(self) -> int:
@@ -74,10 +76,14 @@ def orbit(n: int, elevation_deg: float, distance: float, fovy_deg: float, start_
 
 
 def random_cameras(
-    n: int, elevation_range: tuple[float, float], distance_range: tuple[float, float], fovy_deg: float,
-    generator: torch.Generator, device="cpu",
+    n: int,
+    elevation_range: tuple[float, float],
+    distance_range: tuple[float, float],
+    fovy_deg: float,
+    generator: torch.Generator,
+    device="cpu",
 ) -> Cameras:
-    """n cameras: uniform in elevation and distance, azimuths stratified (one in each of n equal sectors turned by a random angle)."""
+    """n cameras, uniform in elevation and distance; one azimuth in each of n equal sectors, turned by a random angle."""
     u = torch.rand(3, n, generator=generator)
     elevation = elevation_range[0] + (elevation_range[1] - elevation_range[0]) * u[0]
     distance = distance_range[0] + (distance_range[1] - distance_range[0]) * u[1]

@@ -13,8 +13,12 @@ def one_minus_alpha_bar(alpha_bar: torch.Tensor) -> torch.Tensor:
 
 
 def sds(
-    latents: torch.Tensor, predict: NoisePredictor, alphas_cumprod: torch.Tensor, t_range: tuple[float, float],
-    generator: torch.Generator, weighting: Callable[[torch.Tensor], torch.Tensor] = one_minus_alpha_bar,
+    latents: torch.Tensor,
+    predict: NoisePredictor,
+    alphas_cumprod: torch.Tensor,
+    t_range: tuple[float, float],
+    generator: torch.Generator,
+    weighting: Callable[[torch.Tensor], torch.Tensor] = one_minus_alpha_bar,
 ) -> torch.Tensor:
     """A scalar whose gradient on `latents` (B, C, h, w) is w(t) (eps_hat - eps), with one timestep for each sample.
 
@@ -35,4 +39,4 @@ def sds(
 
 def anneal(start: tuple[float, float], end: tuple[float, float], progress: float) -> tuple[float, float]:
     """The timestep range at a stage's progress in [0, 1], linear from start to end."""
-    return tuple(a + (b - a) * progress for a, b in zip(start, end))
+    return tuple(a + (b - a) * progress for a, b in zip(start, end, strict=True))

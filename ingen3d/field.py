@@ -21,9 +21,19 @@ class TriPlaneField(nn.Module):
     which is a coarse-to-fine schedule without one. The pyramid is summed once a step, so a sample costs one look-up a plane.
     """
 
-    def __init__(self, resolution: int = 128, features: int = 16, levels: int = 4, hidden: int = 32, blob_density: float = 10.0, blob_radius: float = 0.5):
+    def __init__(
+        self,
+        resolution: int = 128,
+        features: int = 16,
+        levels: int = 4,
+        hidden: int = 32,
+        blob_density: float = 10.0,
+        blob_radius: float = 0.5,
+    ):
         super().__init__()
-        self.config = dict(resolution=resolution, features=features, levels=levels, hidden=hidden, blob_density=blob_density, blob_radius=blob_radius)
+        self.config = dict(
+            resolution=resolution, features=features, levels=levels, hidden=hidden, blob_density=blob_density, blob_radius=blob_radius
+        )
         self.blob_density, self.blob_radius = blob_density, blob_radius
         self.planes = nn.ParameterList(
             [nn.Parameter(0.1 * torch.randn(3, features, resolution >> i, resolution >> i)) for i in reversed(range(levels))]

@@ -1,5 +1,6 @@
 """From a field to a textured mesh: isosurface, clean-up, UV atlas, baked colours, GLB/OBJ/PLY."""
 
+import itertools
 from pathlib import Path
 
 import mcubes
@@ -76,6 +77,12 @@ def unwrap(mesh: trimesh.Trimesh, texture_size: int) -> tuple[np.ndarray, np.nda
     return atlas[0]
 
 
+def edge(u: np.ndarray, v: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Twice the signed area of triangles (u, v, p): u, v (n, 2), p (n, m, 2) -> (n, m)."""
+    along, to = (v - u)[:, None], p - u[:, None]
+    return along[..., 0] * to[..., 1] - along[..., 1] * to[..., 0]
+
+
 def surface_texels(uv: np.ndarray, faces: np.ndarray, positions: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Rasterise the UV triangles: 3D position under each texel (size, size, 3) and which texels are covered; row 0 is v = 1."""
     pixel = np.stack([uv[:, 0], 1 - uv[:, 1]], -1) * size - 0.5  # (V, 2), x right, y down, texel centres at integers
@@ -86,13 +93,13 @@ def surface_texels(uv: np.ndarray, faces: np.ndarray, positions: np.ndarray, siz
     area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
     image, covered = np.zeros((size, size, 3), np.float32), np.zeros((size, size), bool)
     # triangles of like size together, so that one array operation tests all their texels
-    for lo, hi in zip(edges := [0, 4, 8, 16, 32, 64, 128, size + 2], edges[1:]):
+    for lo, hi in itertools.pairwise([0, 4, 8, 16, 32, 64, 128, size + 2]):
         pick = np.flatnonzero((extent > lo) & (extent <= hi) & (np.abs(area) > 1e-12))
         window = np.stack(np.meshgrid(np.arange(hi), np.arange(hi), indexing="xy"), -1).reshape(-1, 2)
         for chunk in np.array_split(pick, max(1, len(pick) * len(window) // 2_000_000)):
             p = low[chunk][:, None] + window  # (n, texels, 2)
-            cross = lambda u, v: (v - u)[:, None, 0] * (p[..., 1] - u[:, None, 1]) - (v - u)[:, None, 1] * (p[..., 0] - u[:, None, 0])
-            weight = np.stack([cross(b[chunk], c[chunk]), cross(c[chunk], a[chunk]), cross(a[chunk], b[chunk])], -1) / area[chunk, None, None]
+            corners = a[chunk], b[chunk], c[chunk]
+            weight = np.stack([edge(corners[k - 2], corners[k - 1], p) for k in range(3)], -1) / area[chunk, None, None]
             hit = (weight > -1e-4).all(-1) & (p >= 0).all(-1) & (p < size).all(-1)
             n, k = np.nonzero(hit)
             x, y = p[n, k].T
@@ -128,13 +135,16 @@ def textured(field, mesh: trimesh.Trimesh, texture_size: int = 1024) -> trimesh.
         name="field", baseColorTexture=bake(field, positions, covered), metallicFactor=0.0, roughnessFactor=0.5
     )
     return trimesh.Trimesh(
-        mesh.vertices[source], faces, vertex_normals=mesh.vertex_normals[source], process=False,
+        mesh.vertices[source],
+        faces,
+        vertex_normals=mesh.vertex_normals[source],
+        process=False,
         visual=trimesh.visual.TextureVisuals(uv=uv, material=material),
     )
 
 
 def export(mesh: trimesh.Trimesh, folder: Path, name: str = "mesh") -> Path:
-    """Write NAME.glb (y up, as glTF demands), NAME.obj with its material and texture, NAME.ply (vertex colours; both z up). Returns the GLB."""
+    """Write NAME.glb (y up, as glTF demands), NAME.obj with its texture and NAME.ply with vertex colours (z up). Returns the GLB."""
     glb = mesh.copy().apply_transform(Y_UP)
     path = folder / f"{name}.glb"
     path.write_bytes(glb.export(file_type="glb", include_normals=True))

@@ -40,8 +40,14 @@ def deferred_interrupt():
 
 
 def optimise(
-    objective: Callable[[int], dict[str, torch.Tensor]], field: TriPlaneField, grid: OccupancyGrid, settings: OptimiseSettings,
-    generator: torch.Generator, checkpoint: Path, name: str = "optimise", quiet: bool = False,
+    objective: Callable[[int], dict[str, torch.Tensor]],
+    field: TriPlaneField,
+    grid: OccupancyGrid,
+    settings: OptimiseSettings,
+    generator: torch.Generator,
+    checkpoint: Path,
+    name: str = "optimise",
+    quiet: bool = False,
 ) -> dict[str, float]:
     """Minimise the sum of what `objective(step)` returns; go on from `checkpoint` if it is there.
 
@@ -50,7 +56,8 @@ def optimise(
     """
     optimizer = torch.optim.Adam(
         [{"params": list(field.planes), "lr": settings.lr_planes}, {"params": list(field.mlp.parameters()), "lr": settings.lr_mlp}],
-        betas=(0.9, 0.99), eps=1e-15,
+        betas=(0.9, 0.99),
+        eps=1e-15,
     )
     start, averages = 0, {}
     if checkpoint.exists():
@@ -65,7 +72,14 @@ def optimise(
     def save(step: int) -> None:
         partial = checkpoint.with_suffix(".tmp")
         torch.save(
-            dict(step=step, field=field.state_dict(), grid=grid.state_dict(), optimizer=optimizer.state_dict(), generator=generator.get_state(), averages=averages),
+            dict(
+                step=step,
+                field=field.state_dict(),
+                grid=grid.state_dict(),
+                optimizer=optimizer.state_dict(),
+                generator=generator.get_state(),
+                averages=averages,
+            ),
             partial,
         )
         partial.replace(checkpoint)

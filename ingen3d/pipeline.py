@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from core.presets import find_preset
 from PIL import Image
 
 from core import InDomainPipeline
 from core.devices import best_device
 from core.errors import UserError
 from core.images import contact_sheet, load_image
-from core.presets import find_preset
 
 from . import mesh as meshes
 from .field import TriPlaneField
@@ -60,8 +60,17 @@ class Models:
 
 
 def text_to_3d(
-    prompt: str, domain: str | None = "porcelain", preset: str = "kiln", image: str | Path | Image.Image | None = None, seed: int = 0,
-    out: str | Path = "outputs", steps: int | None = None, device=None, quiet: bool = False, overrides=None, models: Models | None = None,
+    prompt: str,
+    domain: str | None = "porcelain",
+    preset: str = "kiln",
+    image: str | Path | Image.Image | None = None,
+    seed: int = 0,
+    out: str | Path = "outputs",
+    steps: int | None = None,
+    device=None,
+    quiet: bool = False,
+    overrides=None,
+    models: Models | None = None,
 ) -> Run:
     """A textured mesh that shows `prompt` in the style of `domain`.
 
@@ -74,10 +83,18 @@ def text_to_3d(
     settings = load_settings(preset, overrides, steps)
     device = torch.device(device or best_device())
     models = models or Models(preset, domain, device)
-    picture = None if image is None else load_image(image)
+    picture = load_image(image) if isinstance(image, (str, Path)) else image
     run = RunFolder(Path(out) / (domain and Path(domain).name or "open") / f"{slug(prompt)}-{seed}")
-    run.record |= dict(prompt=prompt, domain=domain, preset=str(preset), seed=seed, image=str(image) if isinstance(image, (str, Path)) else None,
-                       device=str(device), settings=asdict(settings), versions=versions())
+    run.record |= dict(
+        prompt=prompt,
+        domain=domain,
+        preset=str(preset),
+        seed=seed,
+        image=str(image) if isinstance(image, (str, Path)) else None,
+        device=str(device),
+        settings=asdict(settings),
+        versions=versions(),
+    )
     run.write_record()
 
     made_from = dict(prompt=prompt, domain=domain, preset=str(preset), seed=seed, image=None if picture is None else digest(picture))
@@ -103,7 +120,9 @@ def image_stage(run: RunFolder, models: Models, settings: Settings, picture, pro
         started, partial = time.monotonic(), run.begin("image", mark)
         if picture is None:
             s = settings.image
-            given = {k: v for k, v in (("num_inference_steps", s.num_inference_steps), ("guidance_scale", s.guidance_scale)) if v is not None}
+            given = {
+                k: v for k, v in (("num_inference_steps", s.num_inference_steps), ("guidance_scale", s.guidance_scale)) if v is not None
+            }
             source = models.pipe(prompt, generator=torch.Generator().manual_seed(seed), **given).images[0]
         else:
             source = picture
@@ -117,7 +136,9 @@ def image_stage(run: RunFolder, models: Models, settings: Settings, picture, pro
 
 def init_stage(run: RunFolder, models: Models, settings: Settings, reference, seed, quiet, device, mark):
     """init/: the field from the reference and Zero-1-to-3."""
-    mark = fingerprint(stage="init", upstream=mark, field=asdict(settings.field), camera=asdict(settings.camera), settings=asdict(settings.init))
+    mark = fingerprint(
+        stage="init", upstream=mark, field=asdict(settings.field), camera=asdict(settings.camera), settings=asdict(settings.init)
+    )
     if not run.finished("init", mark):
         started, partial = time.monotonic(), run.begin("init", mark)
         generator = torch.Generator().manual_seed(2 * seed + 1)
@@ -149,10 +170,12 @@ def finish_field(run: RunFolder, stage: str, mark, started, field, grid, referen
     images = [Image.fromarray(view) for view in views]
     for i, image in enumerate(images):
         image.save(partial / "views" / f"{i:03d}.png")
-    contact_sheet(images).save(partial / "views.png")
+    contact_sheet(images, columns=len(images)).save(partial / "views.png")
     metrics = reference_metrics(field, grid, reference)
     (partial / "checkpoint.pt").unlink(missing_ok=True)
-    run.end(stage, mark, as_folder=True, seconds=elapsed(started), metrics=metrics, losses={k: float(f"{v:.4g}") for k, v in losses.items()})
+    run.end(
+        stage, mark, as_folder=True, seconds=elapsed(started), metrics=metrics, losses={k: float(f"{v:.4g}") for k, v in losses.items()}
+    )
 
 
 def load_field(folder: Path, device) -> tuple[TriPlaneField, OccupancyGrid]:
@@ -173,7 +196,12 @@ def mesh_stage(run: RunFolder, settings: Settings, field, grid, device, mark) ->
         raise UserError(f"no mesh: {error}; try another --seed or more --steps") from error
     meshes.export(meshes.textured(field, bare, s.texture_size), partial)
     write_video(partial, turntable(field, grid, settings.turntable, settings.camera, settings.turntable.frames, device))
-    metrics = {"faces": len(bare.faces), "components": int(bare.body_count), "watertight": bool(bare.is_watertight), "volume": round(float(bare.volume), 4)}
+    metrics = {
+        "faces": len(bare.faces),
+        "components": int(bare.body_count),
+        "watertight": bool(bare.is_watertight),
+        "volume": round(float(bare.volume), 4),
+    }
     run.end("mesh", mark, as_folder=False, seconds=elapsed(started), metrics=metrics)
 
 

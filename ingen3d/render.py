@@ -36,7 +36,7 @@ class OccupancyGrid(nn.Module):
         density = torch.zeros(len(x), device=device)
         density[inside] = field.density(x[inside])
         decay = self.decay if decay is None else decay
-        self.density = torch.maximum(self.density.clamp(max=1e3) * decay, density.view_as(self.density)) if decay else density.view_as(self.density)
+        self.density = torch.maximum(self.density * decay, density.view_as(self.density))
         occupied = (self.density > self.threshold).float()
         self.occupied = F.max_pool3d(occupied[None, None], 3, stride=1, padding=1)[0, 0] > 0
 
@@ -59,8 +59,16 @@ class Render:
 
 
 def render(
-    field: TriPlaneField, grid: OccupancyGrid, cameras: Cameras, height: int, width: int, samples: int = 64,
-    background: torch.Tensor | float = 1.0, generator: torch.Generator | None = None, jitter: torch.Tensor | float = 0.5, normals: bool = False,
+    field: TriPlaneField,
+    grid: OccupancyGrid,
+    cameras: Cameras,
+    height: int,
+    width: int,
+    samples: int = 64,
+    background: torch.Tensor | float = 1.0,
+    generator: torch.Generator | None = None,
+    jitter: torch.Tensor | float = 0.5,
+    normals: bool = False,
 ) -> Render:
     """Render a field from a batch of cameras outside the unit ball.
 

@@ -65,7 +65,15 @@ class OptimiseSettings:
 
 def refine_settings() -> OptimiseSettings:
     return OptimiseSettings(
-        steps=300, lr_planes=5e-3, lr_mlp=1e-3, elevation_range=(5.0, 35.0), guidance_scale=None, t_start=(0.02, 0.5), t_end=(0.02, 0.3), rgb=100.0, mask=50.0
+        steps=300,
+        lr_planes=5e-3,
+        lr_mlp=1e-3,
+        elevation_range=(5.0, 35.0),
+        guidance_scale=None,
+        t_start=(0.02, 0.5),
+        t_end=(0.02, 0.3),
+        rgb=100.0,
+        mask=50.0,
     )
 
 
@@ -100,7 +108,8 @@ class Settings:
 def load_settings(preset: str, overrides: list[str] | dict | None = None, steps: int | None = None) -> Settings:
     """Defaults, then configs/PRESET.yaml if there is one, then overrides: a mapping or a list of 'init.steps=100'.
 
-    steps: of both optimisation stages, over all else. Raises UserError for an unknown key, naming the nearest known one, and for a value of the wrong type.
+    steps: of both optimisation stages, over all else. Raises UserError for an unknown key, naming the nearest known one, and for
+    a value of the wrong type.
     """
     layers = []
     file = _configs() / f"{Path(preset).name}.yaml"

@@ -71,8 +71,16 @@ def initialise(
 
 
 def refine(
-    field: TriPlaneField, grid: OccupancyGrid, reference: Reference, pipe, prompt: str, settings: Settings, size: int,
-    generator: torch.Generator, checkpoint: Path, quiet: bool,
+    field: TriPlaneField,
+    grid: OccupancyGrid,
+    reference: Reference,
+    pipe,
+    prompt: str,
+    settings: Settings,
+    size: int,
+    generator: torch.Generator,
+    checkpoint: Path,
+    quiet: bool,
 ) -> dict:
     """Stage 3: the multi-guidance rule's score at random views, the shape held by low timesteps and the reference. Changes the field."""
     predictors = {}
@@ -102,8 +110,17 @@ def view_phrase(camera: Cameras) -> str:
 
 
 def distil(
-    field, grid, reference: Reference, score, settings: OptimiseSettings, cameras: CameraSettings, size: int,
-    generator: torch.Generator, checkpoint: Path, name: str, quiet: bool,
+    field,
+    grid,
+    reference: Reference,
+    score,
+    settings: OptimiseSettings,
+    cameras: CameraSettings,
+    size: int,
+    generator: torch.Generator,
+    checkpoint: Path,
+    name: str,
+    quiet: bool,
 ) -> dict:
     """Both optimisation stages: reference reconstruction, a score at random views, and threestudio's shape priors.
 

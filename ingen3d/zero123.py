@@ -40,6 +40,9 @@ def relative_pose(target: Cameras, reference: Cameras) -> torch.Tensor:
     return torch.stack([d_polar, d_azimuth.sin(), d_azimuth.cos(), target.distance - reference.distance], -1)
 
 
+PARTS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "image_encoder": CLIPVisionModelWithProjection, "cc_projection": CCProjection}
+
+
 @dataclass
 class Condition:
     """What Zero-1-to-3 knows of the reference picture."""
@@ -69,8 +72,8 @@ class Zero123:
         try:
             clip = _preprocessor(name)
             models = {}
-            for part, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL), ("image_encoder", CLIPVisionModelWithProjection), ("cc_projection", CCProjection)):
-                models[part] = kind.from_pretrained(name, subfolder=part, torch_dtype=dtype).to(device).eval().requires_grad_(False)
+            for part, kind in PARTS.items():
+                models[part] = kind.from_pretrained(name, subfolder=part).to(device, dtype).eval().requires_grad_(False)
             part = "scheduler"
             scheduler = DDIMScheduler.from_pretrained(name, subfolder=part)
         except (OSError, ValueError) as error:
@@ -78,10 +81,11 @@ class Zero123:
                 f"Zero-1-to-3 '{name}' has no usable '{part}' ({str(error).splitlines()[0]}); "
                 f"download it with `huggingface-cli download {name}` or name a folder in that layout"
             ) from error
+        mean, std = (torch.tensor(clip[key], device=device, dtype=dtype).view(1, 3, 1, 1) for key in ("image_mean", "image_std"))
         size = clip["size"]
-        as_tensor = lambda values: torch.tensor(values, device=device, dtype=dtype).view(1, 3, 1, 1)
-        return cls(**models, scheduler=scheduler, clip_size=size["shortest_edge"] if isinstance(size, dict) else size,
-                   clip_mean=as_tensor(clip["image_mean"]), clip_std=as_tensor(clip["image_std"]))
+        return cls(
+            **models, scheduler=scheduler, clip_size=size["shortest_edge"] if isinstance(size, dict) else size, clip_mean=mean, clip_std=std
+        )
 
     @torch.no_grad()
     def condition(self, image: torch.Tensor, camera: Cameras) -> Condition:

@@ -4,10 +4,7 @@ python scripts/text_to_3d.py --domain porcelain --prompt "a vase"
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a source tree too
 
 from core.errors import run_cli
 from ingen3d.pipeline import text_to_3d
@@ -24,7 +21,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="steps of each of the two optimisation stages")
     parser.add_argument("--device", help="cuda, mps or cpu; the best there is by default")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="a setting, such as refine.sds=0.2")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="a setting, such as refine.sds=0.2"
+    )
     args = vars(parser.parse_args())
     if args["domain"].lower() == "none":
         args["domain"] = None

@@ -30,7 +30,9 @@ def test_ray_of_a_pixel_meets_the_point_that_projects_there():
     origin, direction = camera.rays(8, 8)
     row, column = 1, 6
     point = (origin + 3.0 * direction)[0, row, column]
-    assert torch.allclose(project(camera, point.tolist())[0], torch.tensor([2 * (column + 0.5) / 8 - 1, 1 - 2 * (row + 0.5) / 8]), atol=1e-4)
+    assert torch.allclose(
+        project(camera, point.tolist())[0], torch.tensor([2 * (column + 0.5) / 8 - 1, 1 - 2 * (row + 0.5) / 8]), atol=1e-4
+    )
 
 
 def test_a_unit_at_the_focal_distance_fills_the_field_of_view():
@@ -40,7 +42,8 @@ def test_a_unit_at_the_focal_distance_fills_the_field_of_view():
 
 
 def test_random_cameras_stay_in_range_cover_all_sectors_and_follow_the_seed():
-    draw = lambda seed: random_cameras(4, (-10, 45), (3.0, 3.4), 40, torch.Generator().manual_seed(seed))
+    def draw(seed):
+        return random_cameras(4, (-10, 45), (3.0, 3.4), 40, torch.Generator().manual_seed(seed))
     first, same, other = draw(0), draw(0), draw(1)
     assert torch.equal(first.azimuth_deg, same.azimuth_deg) and not torch.equal(first.azimuth_deg, other.azimuth_deg)
     assert ((first.elevation_deg >= -10) & (first.elevation_deg <= 45) & (first.distance >= 3.0) & (first.distance <= 3.4)).all()

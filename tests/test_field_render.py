@@ -67,7 +67,8 @@ def test_skipping_empty_space_does_not_change_the_picture():
 def test_dropping_hidden_samples_keeps_the_gradient():
     torch.manual_seed(0)
     field, camera = TriPlaneField(resolution=32, blob_density=60), Cameras.at(10, 75, 3.1, 40)
-    grad = lambda: torch.autograd.grad(((render(field, OccupancyGrid(), camera, 16, 16).rgb - 0.3) ** 2).sum(), list(field.planes))
+    def grad():
+        return torch.autograd.grad(((render(field, OccupancyGrid(), camera, 16, 16).rgb - 0.3) ** 2).sum(), list(field.planes))
     thinned = grad()
     import ingen3d.render as module
 
@@ -76,7 +77,7 @@ def test_dropping_hidden_samples_keeps_the_gradient():
         every = grad()
     finally:
         module.render_transmittance_from_density = real
-    for a, b in zip(thinned, every):
+    for a, b in zip(thinned, every, strict=True):
         assert (a - b).norm() < 0.01 * b.norm()
 
 
@@ -112,4 +113,4 @@ def test_save_and_load_give_the_same_field(tmp_path):
     field.save(tmp_path / "field.safetensors")
     loaded = TriPlaneField.load(tmp_path / "field.safetensors")
     x = torch.rand(100, 3) * 2 - 1
-    assert all(torch.equal(a, b) for a, b in zip(field(x), loaded(x))) and loaded.config == field.config
+    assert all(torch.equal(a, b) for a, b in zip(field(x), loaded(x), strict=True)) and loaded.config == field.config

@@ -19,7 +19,8 @@ from tests.test_field_render import picture_of_ball
 
 SMALL = {
     "field": {"resolution": 32, "features": 4, "levels": 2, "hidden": 16},
-    "init": {"steps": 40, "lr_planes": 0.05, "render_size": 16, "samples": 24}, "refine": {"steps": 8, "render_size": 16, "samples": 24},
+    "init": {"steps": 40, "lr_planes": 0.05, "render_size": 16, "samples": 24},
+    "refine": {"steps": 8, "render_size": 16, "samples": 24},
     "mesh": {"resolution": 48, "faces": 2500, "texture_size": 256},
     "turntable": {"views": 2, "frames": 3, "size": 32, "samples": 32},
 }
@@ -46,14 +47,19 @@ class FakeModels:
     preset = SimpleNamespace(resolution=64, zero123_resolution=32)
 
     def __init__(self):
-        shrink = lambda images: torch.nn.functional.interpolate(images, (16, 16), mode="area")
+        def shrink(images):
+            return torch.nn.functional.interpolate(images, (16, 16), mode="area")
         scheduler = SimpleNamespace(alphas_cumprod=ALPHAS)
         self.zero123 = SimpleNamespace(
-            condition=lambda image, camera: None, encode_images=shrink, scheduler=scheduler,
+            condition=lambda image, camera: None,
+            encode_images=shrink,
+            scheduler=scheduler,
             noise_predictor=lambda condition, cameras, guidance_scale: towards(shrink(ball_image(cameras, 64))),
         )
         self.pipe = SimpleNamespace(encode_images=shrink, scheduler=scheduler)
-        self.pipe.noise_predictor = lambda prompt, batch=1, **_: towards(torch.tensor([-1.0, -1.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 16, 16))
+        self.pipe.noise_predictor = lambda prompt, batch=1, **_: towards(
+            torch.tensor([-1.0, -1.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
+        )
 
 
 @pytest.fixture
@@ -67,7 +73,16 @@ def picture(tmp_path):
 
 
 def make(picture, out, **kwargs):
-    return text_to_3d("a ball", image=picture, out=out, quiet=True, overrides=SMALL | kwargs.pop("overrides", {}), models=FakeModels(), device="cpu", **kwargs)
+    return text_to_3d(
+        "a ball",
+        image=picture,
+        out=out,
+        quiet=True,
+        overrides=SMALL | kwargs.pop("overrides", {}),
+        models=FakeModels(),
+        device="cpu",
+        **kwargs,
+    )
 
 
 def test_a_run_leaves_a_textured_mesh_a_turntable_and_a_record(picture, tmp_path):
@@ -84,7 +99,8 @@ def test_a_run_leaves_a_textured_mesh_a_turntable_and_a_record(picture, tmp_path
 
 def test_finished_stages_are_reused_and_only_what_changed_is_made_again(picture, tmp_path):
     run = make(picture, tmp_path)
-    time_of = lambda name: (run.folder / name).stat().st_mtime_ns
+    def time_of(name):
+        return (run.folder / name).stat().st_mtime_ns
     before = {name: time_of(name) for name in ("image.png", "init/field.safetensors", "refine/field.safetensors", "mesh.glb")}
     make(picture, tmp_path)
     assert before == {name: time_of(name) for name in before}
@@ -147,7 +163,13 @@ def test_an_output_folder_that_cannot_be_written_is_named(picture, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "overrides, message", [({"init": {"step": 3}}, "init.step'.*init.steps"), (["refine.sdss=1"], "refine.sds'"), (["init.steps=many"], "wrong value"), (["nothing"], "key=value")]
+    "overrides, message",
+    [
+        ({"init": {"step": 3}}, "init.step'.*init.steps"),
+        (["refine.sdss=1"], "refine.sds'"),
+        (["init.steps=many"], "wrong value"),
+        (["nothing"], "key=value"),
+    ],
 )
 def test_wrong_settings_are_named_with_the_nearest_right_one(overrides, message):
     with pytest.raises(UserError, match=message):
@@ -181,7 +203,9 @@ def test_alpha_is_taken_where_the_picture_has_it_and_the_object_is_framed():
     assert abs(len(rows) - 80) <= 2 and abs(rows.mean() - 49.5) <= 1 and abs(columns.mean() - 49.5) <= 1
 
 
-@pytest.mark.parametrize("pixels, message", [(np.zeros((32, 32, 4), np.uint8), "transparent"), (np.full((32, 32, 3), 200, np.uint8), "no object")])
+@pytest.mark.parametrize(
+    "pixels, message", [(np.zeros((32, 32, 4), np.uint8), "transparent"), (np.full((32, 32, 3), 200, np.uint8), "no object")]
+)
 def test_pictures_without_an_object_are_refused(pixels, message):
     with pytest.raises(UserError, match=message):
         foreground(Image.fromarray(pixels))

@@ -1,0 +1,117 @@
+"""Zero-1-to-3 as a noise predictor, on tiny random models in the folder layout of kxic/zero123-xl."""
+
+import json
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from core.errors import UserError
+from ingen3d.cameras import Cameras
+from ingen3d.zero123 import CCProjection, Zero123, relative_pose
+
+CLIP, CONTEXT = 8, 12
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("zero123")
+    blocks = dict(block_out_channels=(8, 16), norm_num_groups=4)
+    UNet2DConditionModel(
+        sample_size=8,
+        in_channels=8,
+        layers_per_block=1,
+        cross_attention_dim=CONTEXT,
+        attention_head_dim=4,
+        **blocks,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ).save_pretrained(path / "unet")
+    AutoencoderKL(
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        scaling_factor=0.5,
+        **blocks,
+    ).save_pretrained(path / "vae")
+    vision = CLIPVisionConfig(
+        hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8, projection_dim=CLIP
+    )
+    CLIPVisionModelWithProjection(vision).save_pretrained(path / "image_encoder")
+    CCProjection(CLIP + 4, CONTEXT).save_pretrained(path / "cc_projection")
+    DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False).save_pretrained(path / "scheduler")
+    (path / "feature_extractor").mkdir()
+    config = {"size": {"shortest_edge": 16}, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}
+    (path / "feature_extractor" / "preprocessor_config.json").write_text(json.dumps(config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def zero123(folder):
+    return Zero123.from_pretrained(folder)
+
+
+REFERENCE = Cameras.at(20, 30, 3.2, 40)
+T = torch.tensor([500, 100])
+
+
+@pytest.fixture(scope="module")
+def asked(zero123):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 16, 16, generator=generator) * 2 - 1
+    return (
+        zero123.condition(image, REFERENCE),
+        torch.randn(2, 4, 8, 8, generator=generator),
+        Cameras.at([0, 45], [120, 300], [3.0, 3.4], 40),
+    )
+
+
+def test_relative_pose_is_polar_azimuth_distance():
+    same = relative_pose(REFERENCE, REFERENCE)
+    assert torch.allclose(same, torch.tensor([[0.0, 0.0, 1.0, 0.0]]))
+    moved = relative_pose(Cameras.at(50, 120, 3.0, 40), REFERENCE)
+    assert torch.allclose(moved, torch.tensor([[-torch.pi / 6, 1.0, 0.0, -0.2]]), atol=1e-5)
+
+
+@torch.no_grad()
+def test_guided_prediction_is_the_formula_of_the_network(zero123, asked):
+    condition, z_t, cameras = asked
+    context = zero123.cc_projection(torch.cat([condition.embedding.expand(2, -1), relative_pose(cameras, REFERENCE)], -1))[:, None]
+    eps_c = zero123.unet(torch.cat([z_t, condition.latents.expand(2, -1, -1, -1)], 1), T, context).sample
+    eps_0 = zero123.unet(torch.cat([z_t, torch.zeros_like(z_t)], 1), T, torch.zeros_like(context)).sample
+    guided = zero123.noise_predictor(condition, cameras, guidance_scale=3.0)(z_t, T)
+    assert torch.allclose(guided, eps_0 + 3.0 * (eps_c - eps_0), atol=1e-5)
+    assert (eps_c - eps_0).abs().max() > 1e-3, "the condition says something"
+
+
+@torch.no_grad()
+def test_a_view_does_not_depend_on_its_batch(zero123, asked):
+    condition, z_t, cameras = asked
+    together = zero123.noise_predictor(condition, cameras)(z_t, T)
+    for i in range(2):
+        alone = zero123.noise_predictor(condition, cameras[i])(z_t[i : i + 1], T[i : i + 1])
+        assert torch.allclose(alone, together[i : i + 1], atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_picture_is_the_unscaled_mode_and_latents_are_scaled(zero123):
+    image = torch.zeros(1, 3, 16, 16)
+    condition = zero123.condition(image, REFERENCE)
+    assert torch.allclose(zero123.encode_images(image), 0.5 * condition.latents, atol=1e-6)
+
+
+def test_encoding_passes_gradients_to_the_picture(zero123):
+    image = torch.zeros(1, 3, 16, 16, requires_grad=True)
+    zero123.encode_images(image).sum().backward()
+    assert image.grad.abs().sum() > 0
+
+
+def test_a_folder_without_a_part_is_one_clear_line(folder, tmp_path):
+    with pytest.raises(UserError, match="feature_extractor"):
+        Zero123.from_pretrained(tmp_path)
+    (tmp_path / "feature_extractor").symlink_to(folder / "feature_extractor")
+    with pytest.raises(UserError, match="unet") as error:
+        Zero123.from_pretrained(tmp_path)
+    assert "\n" not in str(error.value)
