@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from core.presets import find_preset
 from PIL import Image
 
 from core import InDomainPipeline
 from core.devices import best_device
 from core.errors import UserError
 from core.images import contact_sheet, load_image
+from core.presets import find_domain, find_preset
 
 from . import mesh as meshes
 from .field import TriPlaneField
@@ -47,11 +47,15 @@ class Models:
     def __init__(self, preset: str, domain: str | None, device):
         self.name, self.domain, self.device = preset, domain, torch.device(device)
         self.preset = find_preset(preset)
+        find_domain(domain)  # an unknown one is an error now, not after the first stage
 
     @cached_property
     def pipe(self) -> InDomainPipeline:
         pipe = InDomainPipeline.from_pretrained(self.name, domain=self.domain).to(self.device)
         pipe.set_progress_bar_config(disable=True)
+        for part in pipe.components.values():
+            if isinstance(part, torch.nn.Module):
+                part.requires_grad_(False)
         return pipe
 
     @cached_property
@@ -83,6 +87,9 @@ def text_to_3d(
     settings = load_settings(preset, overrides, steps)
     device = torch.device(device or best_device())
     models = models or Models(preset, domain, device)
+    for stage in (settings.image, settings.refine):
+        stage.guidance_scale = models.preset.guidance_scale if stage.guidance_scale is None else stage.guidance_scale
+    settings.image.num_inference_steps = settings.image.num_inference_steps or models.preset.num_inference_steps
     picture = load_image(image) if isinstance(image, (str, Path)) else image
     run = RunFolder(Path(out) / (domain and Path(domain).name or "open") / f"{slug(prompt)}-{seed}")
     run.record |= dict(
@@ -119,11 +126,12 @@ def image_stage(run: RunFolder, models: Models, settings: Settings, picture, pro
     if not run.finished("image", mark):
         started, partial = time.monotonic(), run.begin("image", mark)
         if picture is None:
-            s = settings.image
-            given = {
-                k: v for k, v in (("num_inference_steps", s.num_inference_steps), ("guidance_scale", s.guidance_scale)) if v is not None
-            }
-            source = models.pipe(prompt, generator=torch.Generator().manual_seed(seed), **given).images[0]
+            source = models.pipe(
+                prompt,
+                generator=torch.Generator().manual_seed(seed),
+                guidance_scale=settings.image.guidance_scale,
+                num_inference_steps=settings.image.num_inference_steps,
+            ).images[0]
         else:
             source = picture
         reference = make_reference(source, settings, size, reframe=picture is not None, device="cpu")

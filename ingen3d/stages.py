@@ -88,8 +88,8 @@ def refine(
     def predictor(camera: Cameras):
         suffix = view_phrase(camera) if settings.refine.view_dependent_prompt else ""
         if suffix not in predictors:
-            scale = {} if settings.refine.guidance_scale is None else {"guidance_scale": settings.refine.guidance_scale}
-            predictors[suffix] = pipe.noise_predictor(prompt + suffix, batch=1, **scale)
+            predictors[suffix] = pipe.noise_predictor([pipe.compose(prompt) + suffix], guidance_scale=settings.refine.guidance_scale)
+        predictors[suffix].weights = None  # Sec. 3.4's first weights, anew each step: held ones would depend on where a run was resumed
         return predictors[suffix]
 
     def score(images: torch.Tensor, cameras: Cameras, t_range) -> torch.Tensor:

@@ -4,7 +4,6 @@ The folder layout is the diffusers one of `kxic/zero123-xl`: unet, vae, image_en
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,9 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import CLIPVisionModelWithProjection
 
-from core.errors import UserError
+from core.guidance import MultiGuidance, Term
+from core.pipeline import denoise
+from core.presets import from_hub
 
 from .cameras import Cameras
 
@@ -68,19 +69,11 @@ class Zero123:
     @classmethod
     def from_pretrained(cls, name: str | Path, device="cpu", dtype=torch.float32) -> "Zero123":
         """From a folder or a Hub id. Raises UserError naming the part that could not be had."""
-        part = "feature_extractor"
-        try:
-            clip = _preprocessor(name)
-            models = {}
-            for part, kind in PARTS.items():
-                models[part] = kind.from_pretrained(name, subfolder=part).to(device, dtype).eval().requires_grad_(False)
-            part = "scheduler"
-            scheduler = DDIMScheduler.from_pretrained(name, subfolder=part)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"Zero-1-to-3 '{name}' has no usable '{part}' ({str(error).splitlines()[0]}); "
-                f"download it with `huggingface-cli download {name}` or name a folder in that layout"
-            ) from error
+        clip = json.loads(from_hub(_preprocessor, str(name)).read_text())
+        models = {part: from_hub(kind.from_pretrained, str(name), subfolder=part).to(device, dtype).eval() for part, kind in PARTS.items()}
+        for model in models.values():
+            model.requires_grad_(False)
+        scheduler = from_hub(DDIMScheduler.from_pretrained, str(name), subfolder="scheduler")
         mean, std = (torch.tensor(clip[key], device=device, dtype=dtype).view(1, 3, 1, 1) for key in ("image_mean", "image_std"))
         size = clip["size"]
         return cls(
@@ -99,31 +92,34 @@ class Zero123:
         """Pictures (B, 3, H, W) in [-1, 1] to scaled latents (B, C, h, w); differentiable."""
         return self.vae.encode(images.to(self.clip_mean)).latent_dist.mode() * self.vae.config.scaling_factor
 
-    def noise_predictor(self, condition: Condition, cameras: Cameras, guidance_scale: float = 3.0) -> Callable:
-        """(z_t (B, C, h, w), t (B,)) -> eps: the object of the reference picture, seen by B cameras.
+    def noise_predictor(self, condition: Condition, cameras: Cameras, guidance_scale: float = 3.0) -> MultiGuidance:
+        """The object of the reference picture, seen by B cameras: (z_t (B, C, h, w), t) -> eps.
 
-        guidance_scale is diffusers' w: eps_0 + w (eps - eps_0), eps_0 with a zero token and a zero picture (the paper's zero123 training).
+        guidance_scale is diffusers' w: eps_0 + w (eps - eps_0), eps_0 with a zero token and a zero picture, as it was trained.
         """
-        batch = len(cameras)
         pose = relative_pose(cameras, condition.camera).to(condition.embedding)
-        token = self.cc_projection(torch.cat([condition.embedding.expand(batch, -1), pose], -1))[:, None]  # (B, 1, d)
-        context = torch.cat([torch.zeros_like(token), token])
-        picture = condition.latents.expand(batch, -1, -1, -1)
-        picture = torch.cat([torch.zeros_like(picture), picture])
+        with torch.no_grad():
+            token = self.cc_projection(torch.cat([condition.embedding.expand(len(cameras), -1), pose], -1))[:, None]  # (B, 1, d)
+        uncond = Term(self.unet, torch.zeros_like(token), torch.zeros_like(condition.latents))
+        return MultiGuidance(uncond, [Term(self.unet, token, condition.latents, weight=guidance_scale)])
 
-        def predict(z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            t = torch.as_tensor(t, device=z_t.device).expand(batch)
-            eps = self.unet(torch.cat([torch.cat([z_t, z_t]), picture], 1), torch.cat([t, t]), context).sample
-            eps_0, eps_c = eps.chunk(2)
-            return eps_0 + guidance_scale * (eps_c - eps_0)
+    @torch.no_grad()
+    def sample(
+        self, condition: Condition, cameras: Cameras, guidance_scale: float = 3.0, num_inference_steps: int = 50, generator=None
+    ) -> torch.Tensor:
+        """Pictures of the object from B cameras, (B, 3, H, W) in about [-1, 1]. generator: on the CPU."""
+        shape = (len(cameras), *condition.latents.shape[1:])
+        latents = torch.randn(shape, generator=generator).to(condition.latents) * self.scheduler.init_noise_sigma
+        self.scheduler.set_timesteps(num_inference_steps, device=latents.device)
+        latents = denoise(self.noise_predictor(condition, cameras, guidance_scale), self.scheduler, latents, self.scheduler.timesteps)
+        return self.vae.decode(latents / self.vae.config.scaling_factor).sample
 
-        return predict
 
-
-def _preprocessor(name: str | Path) -> dict:
+def _preprocessor(name: str) -> Path:
     """CLIP's resolution and normalisation; the image is already a tensor, so the processor's class is not needed."""
-    folder = Path(name)
-    path = folder / "feature_extractor" / "preprocessor_config.json"
-    if not folder.is_dir():
-        path = Path(hf_hub_download(str(name), "preprocessor_config.json", subfolder="feature_extractor"))
-    return json.loads(path.read_text())
+    path = Path(name) / "feature_extractor" / "preprocessor_config.json"
+    if not Path(name).is_dir():
+        return Path(hf_hub_download(name, path.name, subfolder="feature_extractor"))
+    if not path.is_file():
+        raise OSError(f"no feature_extractor/{path.name}")
+    return path

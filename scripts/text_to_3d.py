@@ -14,7 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="From a prompt to a textured mesh.")
     parser.add_argument("--prompt", required=True, help="what to make: 'a vase'")
     parser.add_argument("--domain", default="porcelain", help="a known domain or a null-text UNet's folder; 'none' for the prior alone")
-    parser.add_argument("--preset", default="kiln", help="the models: kiln, sd15, a folder or a Hub id")
+    parser.add_argument("--preset", default="kiln", help="the models: kiln or sd15")
     parser.add_argument("--image", type=Path, help="start from this picture and not from a sampled one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("outputs"))

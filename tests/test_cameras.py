@@ -44,6 +44,7 @@ def test_a_unit_at_the_focal_distance_fills_the_field_of_view():
 def test_random_cameras_stay_in_range_cover_all_sectors_and_follow_the_seed():
     def draw(seed):
         return random_cameras(4, (-10, 45), (3.0, 3.4), 40, torch.Generator().manual_seed(seed))
+
     first, same, other = draw(0), draw(0), draw(1)
     assert torch.equal(first.azimuth_deg, same.azimuth_deg) and not torch.equal(first.azimuth_deg, other.azimuth_deg)
     assert ((first.elevation_deg >= -10) & (first.elevation_deg <= 45) & (first.distance >= 3.0) & (first.distance <= 3.4)).all()

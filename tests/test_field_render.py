@@ -67,8 +67,10 @@ def test_skipping_empty_space_does_not_change_the_picture():
 def test_dropping_hidden_samples_keeps_the_gradient():
     torch.manual_seed(0)
     field, camera = TriPlaneField(resolution=32, blob_density=60), Cameras.at(10, 75, 3.1, 40)
+
     def grad():
         return torch.autograd.grad(((render(field, OccupancyGrid(), camera, 16, 16).rgb - 0.3) ** 2).sum(), list(field.planes))
+
     thinned = grad()
     import ingen3d.render as module
 

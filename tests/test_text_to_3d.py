@@ -44,11 +44,12 @@ def ball_image(cameras, size: int) -> torch.Tensor:
 class FakeModels:
     """Stage models whose latents are 16-pixel pictures; the object is a coloured ball, in blue after refinement."""
 
-    preset = SimpleNamespace(resolution=64, zero123_resolution=32)
+    preset = SimpleNamespace(resolution=64, zero123_resolution=32, guidance_scale=5.0, num_inference_steps=4)
 
     def __init__(self):
         def shrink(images):
             return torch.nn.functional.interpolate(images, (16, 16), mode="area")
+
         scheduler = SimpleNamespace(alphas_cumprod=ALPHAS)
         self.zero123 = SimpleNamespace(
             condition=lambda image, camera: None,
@@ -56,8 +57,8 @@ class FakeModels:
             scheduler=scheduler,
             noise_predictor=lambda condition, cameras, guidance_scale: towards(shrink(ball_image(cameras, 64))),
         )
-        self.pipe = SimpleNamespace(encode_images=shrink, scheduler=scheduler)
-        self.pipe.noise_predictor = lambda prompt, batch=1, **_: towards(
+        self.pipe = SimpleNamespace(encode_images=shrink, scheduler=scheduler, compose=lambda prompt: prompt)
+        self.pipe.noise_predictor = lambda prompt, guidance_scale: towards(
             torch.tensor([-1.0, -1.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
         )
 
@@ -99,8 +100,10 @@ def test_a_run_leaves_a_textured_mesh_a_turntable_and_a_record(picture, tmp_path
 
 def test_finished_stages_are_reused_and_only_what_changed_is_made_again(picture, tmp_path):
     run = make(picture, tmp_path)
+
     def time_of(name):
         return (run.folder / name).stat().st_mtime_ns
+
     before = {name: time_of(name) for name in ("image.png", "init/field.safetensors", "refine/field.safetensors", "mesh.glb")}
     make(picture, tmp_path)
     assert before == {name: time_of(name) for name in before}

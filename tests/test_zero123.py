@@ -108,6 +108,16 @@ def test_encoding_passes_gradients_to_the_picture(zero123):
     assert image.grad.abs().sum() > 0
 
 
+def test_sampled_views_follow_seed_and_camera(zero123, asked):
+    condition, _, cameras = asked
+
+    def draw(seed, camera):
+        return zero123.sample(condition, camera, num_inference_steps=3, generator=torch.Generator().manual_seed(seed))
+
+    assert torch.equal(draw(0, cameras), draw(0, cameras)) and draw(0, cameras).shape == (2, 3, 16, 16)
+    assert not torch.allclose(draw(0, cameras[0]), draw(0, cameras[1])) and not torch.allclose(draw(0, cameras), draw(1, cameras))
+
+
 def test_a_folder_without_a_part_is_one_clear_line(folder, tmp_path):
     with pytest.raises(UserError, match="feature_extractor"):
         Zero123.from_pretrained(tmp_path)
