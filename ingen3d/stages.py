@@ -88,7 +88,7 @@ def refine(
     def predictor(camera: Cameras):
         suffix = view_phrase(camera) if settings.refine.view_dependent_prompt else ""
         if suffix not in predictors:
-            predictors[suffix] = pipe.noise_predictor([pipe.compose(prompt) + suffix], guidance_scale=settings.refine.guidance_scale)
+            predictors[suffix] = pipe.noise_predictor(prompt + suffix, guidance_scale=settings.refine.guidance_scale)
         predictors[suffix].weights = None  # Sec. 3.4's first weights, anew each step: held ones would depend on where a run was resumed
         return predictors[suffix]
 

@@ -15,11 +15,11 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import CLIPVisionModelWithProjection
 
-from core.guidance import MultiGuidance, Term
-from core.pipeline import denoise
-from core.presets import from_hub
+from core.presets import wanted
+from core.sampling import denoise
 
 from .cameras import Cameras
+from .distillation import NoisePredictor
 
 
 class CCProjection(ModelMixin, ConfigMixin):
@@ -69,11 +69,17 @@ class Zero123:
     @classmethod
     def from_pretrained(cls, name: str | Path, device="cpu", dtype=torch.float32) -> "Zero123":
         """From a folder or a Hub id. Raises UserError naming the part that could not be had."""
-        clip = json.loads(from_hub(_preprocessor, str(name)).read_text())
-        models = {part: from_hub(kind.from_pretrained, str(name), subfolder=part).to(device, dtype).eval() for part, kind in PARTS.items()}
+        name = str(name)
+        with wanted(name, "feature_extractor"):
+            clip = json.loads(_preprocessor(name).read_text())
+        models = {}
+        for part, kind in PARTS.items():
+            with wanted(name, part):
+                models[part] = kind.from_pretrained(name, subfolder=part).to(device, dtype).eval()
         for model in models.values():
             model.requires_grad_(False)
-        scheduler = from_hub(DDIMScheduler.from_pretrained, str(name), subfolder="scheduler")
+        with wanted(name, "scheduler"):
+            scheduler = DDIMScheduler.from_pretrained(name, subfolder="scheduler")
         mean, std = (torch.tensor(clip[key], device=device, dtype=dtype).view(1, 3, 1, 1) for key in ("image_mean", "image_std"))
         size = clip["size"]
         return cls(
@@ -92,16 +98,24 @@ class Zero123:
         """Pictures (B, 3, H, W) in [-1, 1] to scaled latents (B, C, h, w); differentiable."""
         return self.vae.encode(images.to(self.clip_mean)).latent_dist.mode() * self.vae.config.scaling_factor
 
-    def noise_predictor(self, condition: Condition, cameras: Cameras, guidance_scale: float = 3.0) -> MultiGuidance:
+    def noise_predictor(self, condition: Condition, cameras: Cameras, guidance_scale: float = 3.0) -> NoisePredictor:
         """The object of the reference picture, seen by B cameras: (z_t (B, C, h, w), t) -> eps.
 
         guidance_scale is diffusers' w: eps_0 + w (eps - eps_0), eps_0 with a zero token and a zero picture, as it was trained.
         """
+        batch = len(cameras)
         pose = relative_pose(cameras, condition.camera).to(condition.embedding)
         with torch.no_grad():
-            token = self.cc_projection(torch.cat([condition.embedding.expand(len(cameras), -1), pose], -1))[:, None]  # (B, 1, d)
-        uncond = Term(self.unet, torch.zeros_like(token), torch.zeros_like(condition.latents))
-        return MultiGuidance(uncond, [Term(self.unet, token, condition.latents, weight=guidance_scale)])
+            token = self.cc_projection(torch.cat([condition.embedding.expand(batch, -1), pose], -1))[:, None]  # (B, 1, d)
+        picture = condition.latents.expand(batch, -1, -1, -1)
+        context, concat = (torch.cat([torch.zeros_like(c), c]) for c in (token, picture))
+
+        def predict(z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            t = torch.as_tensor(t, device=z_t.device).expand(batch)
+            eps_0, eps = self.unet(torch.cat([z_t.repeat(2, 1, 1, 1), concat], 1), t.repeat(2), context).sample.chunk(2)
+            return eps_0 + guidance_scale * (eps - eps_0)
+
+        return predict
 
     @torch.no_grad()
     def sample(
@@ -109,9 +123,8 @@ class Zero123:
     ) -> torch.Tensor:
         """Pictures of the object from B cameras, (B, 3, H, W) in about [-1, 1]. generator: on the CPU."""
         shape = (len(cameras), *condition.latents.shape[1:])
-        latents = torch.randn(shape, generator=generator).to(condition.latents) * self.scheduler.init_noise_sigma
-        self.scheduler.set_timesteps(num_inference_steps, device=latents.device)
-        latents = denoise(self.noise_predictor(condition, cameras, guidance_scale), self.scheduler, latents, self.scheduler.timesteps)
+        noise = torch.randn(shape, generator=generator).to(condition.latents)
+        latents = denoise(self.noise_predictor(condition, cameras, guidance_scale), self.scheduler, noise, num_inference_steps)
         return self.vae.decode(latents / self.vae.config.scaling_factor).sample
 
 
