@@ -1,0 +1,125 @@
+"""Firing the kiln: the stages from nothing to the weights that ship with the package."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image
+from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+from ..devices import best_device
+from . import autoencoder, clip, judge, prior, zero123
+from .data import composite, load_views, render_world
+
+logger = logging.getLogger(__name__)
+WEIGHTS = Path(__file__).parent / "weights"
+CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")) / "kiln"
+STAGES = ("data", "autoencoder", "clip", "prior", "porcelain", "zero123", "judge")
+OBJECTS = {"base": (1008, 3, 2), "porcelain": (384, 6, 0)}  # objects, photo views, wide views
+STEPS = {"autoencoder": 2000, "clip": 400, "prior": 2400, "porcelain": 600, "zero123": 1300, "judge": 900}
+
+
+class Kiln:
+    """A stage reads what earlier stages left in `cache` and `weights`, trains, and writes its part of `weights`."""
+
+    def __init__(self, cache: Path = CACHE, device: str | None = None, scale: float = 1.0, quiet: bool = False, weights: Path = WEIGHTS):
+        self.cache, self.weights, self.quiet = cache, weights, quiet
+        self.device = torch.device(device) if device else best_device()
+        self.steps = {k: max(2, round(v * scale)) for k, v in STEPS.items()}
+
+    def views(self, world: str, split: str = "train"):
+        return load_views(self.cache / "data" / world, split)
+
+    def data(self) -> None:
+        for world, (objects, photo, wide) in OBJECTS.items():
+            render_world(self.cache / "data" / world, world, objects, photo, wide, quiet=self.quiet)
+        self.porcelain_folder()
+
+    def porcelain_folder(self) -> Path:
+        """The porcelain domain as a user would have it: a folder of PNG files, no captions."""
+        folder = self.cache / "porcelain-images"
+        if not folder.exists():
+            partial = folder.with_suffix(".partial")
+            partial.mkdir(parents=True, exist_ok=True)
+            for i, rgba in enumerate(self.views("porcelain").images):
+                Image.fromarray(np.uint8((composite(rgba) + 1) * 127.5 + 0.5)).save(partial / f"{i:05d}.png")
+            partial.rename(folder)
+        return folder
+
+    def autoencoder(self) -> None:
+        vae = autoencoder.train(self.views("base"), self.views("porcelain"), self.cache / "autoencoder", self.device,
+                                self.steps["autoencoder"], self.quiet)
+        vae = vae.to(memory_format=torch.contiguous_format)
+        sample = np.concatenate([self.views(w).images[::7][:300] for w in OBJECTS])
+        vae.register_to_config(scaling_factor=float(vae.config.scaling_factor / autoencoder.encode_all(vae, sample, self.device).std()))
+        vae.to(torch.float16).save_pretrained(self.weights / "prior" / "vae")
+        vae.float()
+        for world in OBJECTS:
+            logger.info("autoencoder: %.2f dB on held-out %s views", autoencoder.psnr(vae, self.views(world, "test"), self.device), world)
+
+    def load_vae(self) -> AutoencoderKL:
+        return AutoencoderKL.from_pretrained(self.weights / "prior" / "vae", torch_dtype=torch.float32).to(self.device).eval()
+
+    def clip(self) -> None:
+        model, tokenizer = clip.train(self.views("base"), self.cache / "clip", self.device, self.steps["clip"], self.quiet)
+        model.half().save_pretrained(self.weights / "clip")
+        tokenizer.save_pretrained(self.weights / "clip")
+        clip.new_processor().save_pretrained(self.weights / "clip")
+
+    def latents(self) -> torch.Tensor:
+        """Cached latents of all base views, then of their mirror images: (2 N, 4, 16, 16)."""
+        file = self.cache / "latents.pt"
+        if not file.exists() or file.stat().st_mtime < (self.weights / "prior" / "vae" / "config.json").stat().st_mtime:
+            images = self.views("base").images
+            vae = self.load_vae()
+            both = [autoencoder.encode_all(vae, x, self.device).cpu() for x in (images, images[:, :, ::-1])]
+            torch.save(torch.cat(both), file)
+        return torch.load(file, weights_only=True)
+
+    def prior(self) -> None:
+        records = self.views("base").records
+        photo = torch.tensor([r["photo"] for r in records] * 2)
+        captions = [r["caption"] for r in records if r["photo"]] * 2
+        tokenizer = CLIPTokenizer.from_pretrained(self.weights / "clip")
+        text_encoder = CLIPTextModel.from_pretrained(self.weights / "clip", torch_dtype=torch.float32)
+        modules = prior.train(self.latents()[photo], captions, text_encoder, tokenizer, self.cache / "prior", self.device,
+                              self.steps["prior"], quiet=self.quiet)
+        unet = modules["unet"].to(memory_format=torch.contiguous_format)
+        pipe = StableDiffusionPipeline(self.load_vae(), modules["text_encoder"], tokenizer, unet, prior.new_scheduler(),
+                                       safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        pipe.to(torch.float16).save_pretrained(self.weights / "prior")
+
+    def porcelain(self) -> None:
+        """`scripts/train_domain.py` itself, on a folder of pictures."""
+        from ..training.domain import train_domain
+
+        train_domain("porcelain", self.porcelain_folder(), preset="kiln", out=self.weights / "domains" / "porcelain",
+                     work=self.cache / "porcelain", steps=self.steps["porcelain"], learning_rate=3e-4, dtype=torch.float16,
+                     device=self.device, quiet=self.quiet)
+
+    def zero123(self) -> None:
+        records, folder = self.views("base").records, self.weights / "zero123"
+        vision = CLIPVisionModelWithProjection.from_pretrained(self.weights / "clip", torch_dtype=torch.float32).to(self.device).eval()
+        embeds = zero123.embed_images(vision, clip.small(self.views("base").images), self.device).cpu()
+        vae = self.load_vae()
+        pipe = StableDiffusionPipeline.from_pretrained(self.weights / "prior", torch_dtype=torch.float32, safety_checker=None)
+        modules = zero123.train(self.latents()[: len(records)], embeds, records, pipe.unet, vae.config.scaling_factor,
+                                self.cache / "zero123", self.device, self.steps["zero123"], quiet=self.quiet)
+        modules["unet"].to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(folder / "unet")
+        zero123.save_projection(modules["cc_projection"], folder / "cc_projection")
+        vision.half().save_pretrained(folder / "image_encoder")
+        vae.half().save_pretrained(folder / "vae")
+        clip.new_processor().save_pretrained(folder / "feature_extractor")
+        prior.new_scheduler().save_pretrained(folder / "scheduler")
+
+    def judge(self) -> None:
+        worlds = [self.views(w) for w in OBJECTS]
+        model = judge.train(worlds, self.cache / "judge", self.device, self.steps["judge"], self.quiet)
+        model.save(self.weights / "judge" / "model.safetensors")
+        scores = {w: judge.accuracy(model, self.views(w, "test")) for w in OBJECTS}
+        (self.weights / "judge" / "accuracy.json").write_text(json.dumps(scores, indent=2))
+        logger.info("judge: %s", scores)

@@ -1,0 +1,52 @@
+"""The kiln's prior: a small Stable Diffusion, trained on captioned base views alone."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from .clip import WIDTH, tokenize
+from .loop import fit
+
+NO_TEXT = 0.12  # share of captions left out, for the unconditional prediction
+
+
+def new_unet(in_channels: int = 4) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=16, in_channels=in_channels, out_channels=4, block_out_channels=(64, 128, 192), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=16,
+    )
+
+
+def new_scheduler() -> DDPMScheduler:
+    """Stable Diffusion's noise schedule."""
+    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False)
+
+
+def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, folder: Path,
+          device: torch.device, steps: int, batch_size: int = 40, sample=None, quiet: bool = False) -> nn.ModuleDict:
+    """Denoising loss on `latents` (N, 4, 16, 16) with their captions; the text tower, begun as CLIP's, learns along.
+
+    `sample(modules, step)` draws a picture now and then. Returns {"unet", "text_encoder"}.
+    """
+    torch.manual_seed(0)
+    unet = new_unet()
+    modules = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).to(device)
+    unet.to(memory_format=torch.channels_last)
+    scheduler = new_scheduler()
+    ids, empty = tokenize(tokenizer, captions), tokenize(tokenizer, [""])
+
+    def loss(step):
+        index = torch.randint(len(latents), (batch_size,))
+        z, tokens = latents[index].to(device), torch.where(torch.rand(batch_size, 1) < NO_TEXT, empty, ids[index]).to(device)
+        t = torch.randint(0, 1000, (batch_size,), device=device)
+        noise = torch.randn_like(z)
+        z_t = scheduler.add_noise(z, noise, t).contiguous(memory_format=torch.channels_last)
+        return {"loss": F.mse_loss(unet(z_t, t, text_encoder(tokens).last_hidden_state).sample, noise)}
+
+    return fit(modules, loss, steps, 8e-4, folder, sample=sample, sample_every=500, quiet=quiet)

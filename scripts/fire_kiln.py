@@ -1,0 +1,29 @@
+"""Build the kiln's world and train its models, stage by stage; every stage can be killed and goes on where it was.
+
+    python scripts/fire_kiln.py data            # render both worlds (extra [kiln])
+    python scripts/fire_kiln.py all             # everything, from nothing to the weights in core/kiln/weights
+"""
+
+import argparse
+from pathlib import Path
+
+from core.errors import run_cli
+
+
+def main() -> None:
+    from core.kiln.fire import CACHE, STAGES, Kiln
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=[*STAGES, "all"], nargs="+")
+    parser.add_argument("--cache", type=Path, default=CACHE, help=f"data and checkpoints (default: {CACHE})")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies every stage's training steps (default: 1)")
+    parser.add_argument("--device", default=None)
+    parser.add_argument("--quiet", action="store_true")
+    args = parser.parse_args()
+    kiln = Kiln(args.cache, args.device, args.scale, args.quiet)
+    for stage in STAGES if "all" in args.stage else args.stage:
+        getattr(kiln, stage)()
+
+
+if __name__ == "__main__":
+    run_cli(main)
