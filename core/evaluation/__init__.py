@@ -1,0 +1,1 @@
+"""Measures: distances between sets of images, and what the kiln's judge reads off them."""

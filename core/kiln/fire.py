@@ -20,7 +20,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")) / "kiln"
 STAGES = ("data", "autoencoder", "clip", "prior", "porcelain", "zero123", "judge")
 OBJECTS = {"base": (1008, 3, 2), "porcelain": (384, 6, 0)}  # objects, photo views, wide views
-STEPS = {"autoencoder": 2000, "clip": 400, "prior": 2400, "porcelain": 600, "zero123": 1300, "judge": 900}
+STEPS = {"autoencoder": 1500, "clip": 400, "prior": 2400, "porcelain": 600, "zero123": 1300, "judge": 900}
 
 
 class Kiln:

@@ -70,7 +70,7 @@ def fit(
         optimizer.step()
         average.update_parameters(model)
         for key, value in terms.items():
-            means[key] = 0.98 * means.get(key, float(value)) + 0.02 * float(value)
+            means[key] = 0.98 * means.get(key, value.item()) + 0.02 * value.item()
         if (step + 1) % 20 == 0:
             bar.set_postfix({k: f"{v:.4f}" for k, v in means.items()})
             with open(log, "a", newline="") as f:

@@ -1,0 +1,100 @@
+"""What the kiln's models must show, measured by the judge (its class, colour and pattern, its features' FID and KID)."""
+
+import logging
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from ..images import to_tensor
+from ..kiln import autoencoder, judge, shapes
+from ..kiln.data import Views, load_views
+from ..null_text import NullTextUNet
+from ..pipeline import InDomainPipeline
+from .measures import fid, kid
+
+logger = logging.getLogger(__name__)
+PRIOR_PROMPTS = ("a glossy blue vase", "a matte red bowl", "a green teapot", "a yellow cup", "a purple plate", "an orange jar",
+                 "a black bottle", "a pink chair", "a matte green mushroom", "a glossy red ball")
+POTTERY_PROMPTS = tuple(f"a {name}" for name in shapes.POTTERY)
+IMITATIONS = tuple(f"a white {name} {blue}" for name in shapes.POTTERY for blue in ("striped with blue", "with blue dots"))
+
+
+def generate(pipe: InDomainPipeline, prompts: list[str | None], steps: int = 20, batch_size: int = 50, seed: int = 0, quiet: bool = False,
+             **scales) -> torch.Tensor:
+    """One image a prompt, image i from seed + i: (N, 3, H, W) in [-1, 1]. Prompts are all texts or all None."""
+    pipe.set_progress_bar_config(disable=True)
+    images = []
+    for i in tqdm(range(0, len(prompts), batch_size), "sampling", disable=quiet):
+        chunk = prompts[i : i + batch_size]
+        generators = [torch.Generator().manual_seed(seed + i + k) for k in range(len(chunk))]
+        text = {"prompt": chunk} if chunk[0] is not None else {"prompt": None, "num_images_per_prompt": len(chunk)}
+        images.append(pipe(**text, generator=generators, num_inference_steps=steps, output_type="pt", **scales).images * 2 - 1)
+    return torch.cat(images).float().cpu()
+
+
+def spread(prompts, count: int) -> list[str]:
+    return [prompts[i % len(prompts)] for i in range(count)]
+
+
+def share(read: list[str], asked: list[str]) -> float:
+    return sum(a == b for a, b in zip(read, asked)) / len(asked)
+
+
+def asked_class(prompts) -> list[str]:
+    return [next(w for w in reversed(p.split()) if w in shapes.SHAPES) for p in prompts]
+
+
+@torch.inference_mode()
+def fold_error() -> float:
+    """Largest difference of the null-text UNet from the kiln prior under its one-token context."""
+    unet = InDomainPipeline.from_pretrained("kiln").unet
+    generator = torch.Generator().manual_seed(0)
+    feature, z = torch.randn(1, 1, unet.config.cross_attention_dim, generator=generator), torch.randn(8, 4, 16, 16, generator=generator)
+    t = torch.linspace(0, 999, 8).long()
+    return float((NullTextUNet.from_prior(unet, feature)(z, t).sample - unet(z, t, feature.expand(8, -1, -1)).sample).abs().max())
+
+
+def autoencoder_psnr(data: Path) -> dict[str, float]:
+    """dB on held-out views of both worlds."""
+    vae = InDomainPipeline.from_pretrained("kiln").vae
+    return {world: autoencoder.psnr(vae, load_views(data / world, "test"), torch.device("cpu")) for world in ("base", "porcelain")}
+
+
+def prior_alignment(seeds: int = 20, quiet: bool = False) -> dict[str, float]:
+    """Share of the prior's images that show the asked class and colour."""
+    prompts = [p for p in PRIOR_PROMPTS for _ in range(seeds)]
+    verdict = judge.read(judge.Judge.load(), generate(InDomainPipeline.from_pretrained("kiln"), prompts, quiet=quiet))
+    colours = [next(w for w in p.split() if w in judge.COLOURS) for p in prompts]
+    return {"class": share(verdict.classes, asked_class(prompts)), "colour": share(verdict.colours, colours)}
+
+
+def domain_fidelity(data: Path, domain: str = "porcelain", count: int = 2000, quiet: bool = False) -> dict[str, float]:
+    """kiln-FID against the domain's renders: unconditional, prompted, and of the prior asked for an imitation of the domain."""
+    critic, real = judge.Judge.load(), views_tensor(load_views(data / domain))
+    ours, prior = InDomainPipeline.from_pretrained("kiln", domain=domain), InDomainPipeline.from_pretrained("kiln")
+    prompts = spread(POTTERY_PROMPTS, count)
+    prompted = generate(ours, prompts, quiet=quiet)
+    scores = {
+        "fid_prior": fid(critic, real, generate(prior, spread(IMITATIONS, count), quiet=quiet)),
+        "fid_unconditional": fid(critic, real, generate(ours, [None] * count, quiet=quiet)),
+        "fid_prompted": fid(critic, real, prompted),
+        "class_prompted": share(judge.read(critic, prompted).classes, asked_class(prompts)),
+    }
+    return scores | {f"{k}_ratio": scores[k] / scores["fid_prior"] for k in ("fid_unconditional", "fid_prompted")}
+
+
+def views_tensor(views: Views) -> torch.Tensor:
+    return torch.cat([judge.to_tensor(torch.from_numpy(views.images[i : i + 256])) for i in range(0, len(views.images), 256)])
+
+
+def run_quality(folder: Path, data: Path, domain: str = "porcelain") -> dict[str, object]:
+    """A text-to-3D run by its turntable views: the class in each, and KID to the domain's renders after each stage."""
+    critic, real = judge.Judge.load(), views_tensor(load_views(data / domain))
+    result = {}
+    for stage in ("init", "refine"):
+        files = sorted((folder / stage / "views").glob("*.png"))
+        views = torch.stack([to_tensor(Image.open(f).convert("RGB").resize((128, 128), Image.Resampling.LANCZOS)) for f in files])
+        result[f"{stage}_kid"], result[f"{stage}_classes"] = kid(critic, real, views), judge.read(critic, views).classes
+    return result

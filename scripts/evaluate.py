@@ -1,0 +1,47 @@
+"""Measure the kiln's models and runs; each line of the output is one figure of the README.
+
+    python scripts/evaluate.py fold autoencoder judge prior domain
+    python scripts/evaluate.py run --folder outputs/porcelain/a-vase-0
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from core.errors import UserError, run_cli
+
+MEASURES = ("fold", "autoencoder", "judge", "prior", "domain", "run")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("measure", choices=MEASURES, nargs="+")
+    parser.add_argument("--folder", type=Path, help="the run to judge, for `run`")
+    parser.add_argument("--domain", default="porcelain")
+    parser.add_argument("--images", type=int, default=2000, help="samples for kiln-FID (default: 2000)")
+    parser.add_argument("--seeds", type=int, default=20, help="seeds a prompt for the prior (default: 20)")
+    parser.add_argument("--quiet", action="store_true")
+    args = parser.parse_args()
+    if "run" in args.measure and not (args.folder and (args.folder / "run.json").is_file()):
+        raise UserError(f"--folder {args.folder} is no run folder: give one that scripts/text_to_3d.py wrote")
+
+    from core.evaluation import kiln
+    from core.kiln.fire import CACHE, WEIGHTS
+
+    data = CACHE / "data"
+    if {"autoencoder", "domain", "run"} & set(args.measure) and not data.is_dir():
+        raise UserError(f"no renders in {data}: run `python scripts/fire_kiln.py data` first")
+    measures = {
+        "fold": lambda: {"max_difference": kiln.fold_error()},
+        "autoencoder": lambda: kiln.autoencoder_psnr(data),
+        "judge": lambda: json.loads((WEIGHTS / "judge" / "accuracy.json").read_text()),
+        "prior": lambda: kiln.prior_alignment(args.seeds, args.quiet),
+        "domain": lambda: kiln.domain_fidelity(data, args.domain, args.images, args.quiet),
+        "run": lambda: kiln.run_quality(args.folder, data, args.domain),
+    }
+    for name in args.measure:
+        print(json.dumps({name: measures[name]()}), flush=True)
+
+
+if __name__ == "__main__":
+    run_cli(main)

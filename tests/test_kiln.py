@@ -1,0 +1,103 @@
+"""The kiln: its world is what the captions say, and its firing goes on where it was."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from core.kiln import data, glazes, judge, shapes
+from core.kiln.clip import caption_corpus, new_tokenizer
+from core.kiln.loop import fit
+
+
+@pytest.mark.parametrize("name", shapes.SHAPES)
+def test_objects_fill_the_unit_sphere_and_their_surfaces_face_outward(name):
+    parts = shapes.build(name, np.random.default_rng(3))
+    radius = np.concatenate([np.linalg.norm(p.vertices, axis=1) for p in parts])
+    assert 0.9 < radius.max() < 1
+    for part in parts:
+        a, b, c = (part.vertices[part.faces[:, i]] for i in range(3))
+        face_normal, vertex_normal = np.cross(b - a, c - a), part.normals[part.faces].mean(1)
+        area = np.linalg.norm(face_normal, axis=1)
+        agree = (face_normal * vertex_normal).sum(1)[area > 1e-6] > 0
+        assert agree.mean() > 0.98, f"{name}: winding and normals disagree"
+
+
+def test_an_object_is_decided_by_its_index():
+    first, second = data.make_object("base", 7), data.make_object("base", 7)
+    assert first[2].caption == second[2].caption
+    assert all(np.array_equal(a.vertices, b.vertices) for a, b in zip(first[1], second[1]))
+    assert not np.array_equal(first[1][0].vertices, data.make_object("base", 7 + len(shapes.SHAPES))[1][0].vertices)
+
+
+def test_captions_name_class_and_colours_and_never_porcelain():
+    for index in range(60):
+        name, parts, surface, _ = data.make_object("base", index)
+        assert name in surface.caption
+        if surface.labels["colour"] and surface.labels["pattern"] != "plain" and "striped" in surface.caption:
+            assert surface.labels["colour"] in surface.caption
+    assert not any("porcelain" in c for c in caption_corpus(4000))
+    assert data.make_object("porcelain", 3)[2].caption is None
+
+
+def test_porcelain_is_white_with_cobalt():
+    _, parts, surface, _ = data.make_object("porcelain", 0)
+    rgb = np.concatenate([c for c, p in zip(surface.rgb, parts) if p.role == "body"])
+    blue = rgb[:, 2] - rgb[:, 0] > 0.25
+    assert 0.08 < blue.mean() < 0.7 and rgb[~blue].mean() > 0.75
+
+
+def test_words_of_the_captions_are_single_tokens_and_any_text_survives():
+    tokenizer = new_tokenizer()
+    ids = tokenizer("a glossy blue vase striped with yellow").input_ids
+    assert len(ids) == 7 + 2
+    assert tokenizer.decode(tokenizer("émile's pagoda 塔").input_ids, skip_special_tokens=True).replace(" ", "") == "émile'spagoda塔"
+
+
+def test_views_are_whole_and_their_alpha_is_the_object(tmp_path):
+    pytest.importorskip("mitsuba")
+    from core.kiln.renderer import View, render
+
+    name, parts, surface, _ = data.make_object("porcelain", 1)
+    image = render(parts, surface, [View(20, 40, 3.2)], samples=4)[0]
+    alpha = image[..., 3]
+    assert alpha.max() == 255 and not alpha[[0, -1]].any() and not alpha[:, [0, -1]].any()
+    seen = image[alpha == 255][:, :3].astype(int)
+    assert ((seen[:, 2] - seen[:, 0]) > 40).mean() > 0.03 and (seen.min(1) > 130).mean() > 0.2
+
+
+def test_held_out_objects_are_never_trained_on(tmp_path):
+    images = np.zeros((4, 8, 8, 4), np.uint8)
+    for shard, objects in enumerate([(0, 1), (20, 21)]):
+        np.save(tmp_path / f"shard-{shard:04d}.npy", images)
+        (tmp_path / f"shard-{shard:04d}.json").write_text(json.dumps([{"object": o} for o in objects for _ in range(2)]))
+    train, test = (data.load_views(tmp_path, split) for split in ("train", "test"))
+    assert {r["object"] for r in train.records} == {1, 21} and {r["object"] for r in test.records} == {0, 20}
+
+
+def test_training_killed_and_resumed_is_the_same_training(tmp_path):
+    def run(folder, stops):
+        for stop in stops:
+            torch.manual_seed(0)
+            model = torch.nn.Linear(3, 3)
+
+            def loss(step):
+                if step == stop:
+                    raise KeyboardInterrupt
+                return {"loss": (model(torch.randn(4, 3)) - 1).square().mean()}
+
+            try:
+                fit(model, loss, 12, 1e-2, folder, checkpoint_seconds=0, quiet=True)
+            except KeyboardInterrupt:
+                continue
+        return model.weight.detach().clone()
+
+    assert torch.equal(run(tmp_path / "whole", [None]), run(tmp_path / "broken", [5, 9, None]))
+
+
+def test_the_judge_ignores_what_has_no_ground_truth():
+    porcelain = {"class": "vase", "colour": "white", "pattern": "waves", "material": "porcelain"}
+    wooden = {"class": "chair", "colour": None, "pattern": "plain", "material": "wooden"}
+    labels = judge.targets([porcelain, wooden])
+    assert labels["colour"].tolist() == [-100, -100] and labels["pattern"].tolist() == [-100, glazes.PATTERNS.index("plain")]
