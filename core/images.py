@@ -1,0 +1,113 @@
+"""Pictures in and out: one user's image, a folder of them, and sheets of results."""
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from .errors import UserError
+
+logger = logging.getLogger(__name__)
+MIN_SIDE = 32  # a picture smaller than this teaches a model nothing but blur
+
+
+def open_image(path: Path) -> Image.Image:
+    """Decode whatever the file holds, upright: RGB, or RGBA where it has transparency. Raises OSError or ValueError."""
+    with Image.open(path) as image:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey: PIL's own conversion clips it at 255
+        values = np.asarray(image, np.float32)
+        image = Image.fromarray(np.uint8(np.clip(values / (257 if values.max() > 255 else 1), 0, 255)))
+    transparent = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+    return image.convert("RGBA" if transparent else "RGB")
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """One user's image, RGB or RGBA. Raises UserError when it is missing or not an image."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no such image: {path}")
+    try:
+        return open_image(path)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is not a readable image ({str(error).splitlines()[0]}): give a PNG, JPEG or WebP file") from error
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """RGB, with transparency laid over white."""
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def fit_square(image: Image.Image, resolution: int) -> Image.Image:
+    """Shorter side to `resolution`, then the centre: (resolution, resolution) RGB."""
+    return ImageOps.fit(on_white(image), (resolution, resolution), Image.Resampling.LANCZOS)
+
+
+class ImageFolder:
+    """Every usable image below a folder, read one at a time; unusable ones are named and skipped.
+
+    Iterating gives (3, resolution, resolution) float tensors in [-1, 1].
+    """
+
+    def __init__(self, folder: str | Path, resolution: int):
+        self.folder, self.resolution = Path(folder), resolution
+        if not self.folder.is_dir():
+            raise UserError(f"no such folder of images: {self.folder}")
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        used = 0
+        for path in sorted(self.folder.rglob("*")):
+            if not path.is_file() or path.name.startswith("."):
+                continue
+            try:
+                image = open_image(path)
+                if min(image.size) < MIN_SIDE:
+                    raise ValueError(f"{image.width} x {image.height} px is too small")
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                logger.warning("skipped %s: %s", path, str(error).splitlines()[0] if str(error) else type(error).__name__)
+                continue
+            used += 1
+            yield to_tensor(fit_square(image, self.resolution))
+        if not used:
+            raise UserError(f"{self.folder} holds no usable image: give a folder of PNG, JPEG or WebP files of at least {MIN_SIDE} px")
+
+    def batches(self, size: int, quiet: bool = True) -> Iterator[torch.Tensor]:
+        """(<= size, 3, resolution, resolution)."""
+        batch = []
+        for image in tqdm(self, "reading images", unit="image", disable=quiet):
+            batch.append(image)
+            if len(batch) == size:
+                yield torch.stack(batch)
+                batch = []
+        if batch:
+            yield torch.stack(batch)
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """RGB picture -> (3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1) / 127.5 - 1
+
+
+def to_pil(images: torch.Tensor) -> list[Image.Image]:
+    """(B, 3, H, W) in [-1, 1] -> pictures."""
+    pixels = ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(p) for p in pixels]
+
+
+def contact_sheet(images: Iterable[Image.Image], columns: int | None = None) -> Image.Image:
+    """All images of one size in a grid, row by row."""
+    images: Sequence[Image.Image] = list(images)
+    columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
+    width, height = images[0].size
+    sheet = Image.new("RGB", (columns * width, math.ceil(len(images) / columns) * height), "white")
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * width, i // columns * height))
+    return sheet

@@ -1,0 +1,78 @@
+"""Stage one of domain learning (Sec. 3.3): the text feature F^T, optimised alone by denoising loss."""
+
+import logging
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+
+def denoising_loss(predict: Callable, scheduler: DDPMScheduler, latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """E |eps - eps_theta(z_t, t)|^2, or the same of v for a prior that predicts v: a scalar.
+
+    predict: the network's output for (z_t, t). latents: clean and scaled, (B, C, h, w). generator: on the CPU, for every device.
+    """
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    t = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=generator).to(latents.device)
+    target = scheduler.get_velocity(latents, noise, t) if scheduler.config.prediction_type == "v_prediction" else noise
+    return F.mse_loss(predict(scheduler.add_noise(latents, noise, t), t).float(), target.float())
+
+
+def draw(latents: torch.Tensor, batch_size: int, generator: torch.Generator) -> torch.Tensor:
+    """A random batch of the latents (N, C, h, w)."""
+    return latents[torch.randint(len(latents), (batch_size,), generator=generator)]
+
+
+def initial_features(pipe, name: str) -> dict[str, torch.Tensor]:
+    """"a photo of <domain name>" reduced to one token (1, 1, d), in two ways: the mean of its content tokens, and the end token."""
+    prompt = f"a photo of {name}"
+    tokens = pipe.encode_prompt([prompt])
+    ids = pipe.tokenizer(prompt, truncation=True, max_length=pipe.tokenizer.model_max_length).input_ids
+    end = len(ids) - 1  # [start, content ..., end, padding ...]
+    return {"mean of the content tokens": tokens[:, 1:end].mean(1, keepdim=True), "end token": tokens[:, end : end + 1]}
+
+
+def optimise_text_feature(
+    unet: UNet2DConditionModel,
+    scheduler: DDPMScheduler,
+    latents: torch.Tensor,
+    init_contexts: Mapping[str, torch.Tensor],
+    steps: int = 100,
+    batch_size: int = 32,
+    learning_rate: float = 1e-2,
+    seed: int = 0,
+    quiet: bool = False,
+) -> torch.Tensor:
+    """F^T (1, 1, d) under which the frozen prior best denoises the domain's latents (N, C, h, w).
+
+    init_contexts: names and starting points (1, 1, d); the one with the lower loss on a fixed batch is taken.
+    """
+    batch_size = min(batch_size, len(latents))
+    unet.requires_grad_(False)
+
+    def predictor(feature: torch.Tensor) -> Callable:
+        return lambda z_t, t: unet(z_t, t, feature.expand(len(z_t), -1, -1)).sample
+
+    @torch.no_grad()
+    def fixed_loss(feature: torch.Tensor) -> float:
+        generator = torch.Generator().manual_seed(seed)
+        batches = [denoising_loss(predictor(feature), scheduler, draw(latents, batch_size, generator).to(unet.device), generator) for _ in range(4)]
+        return float(torch.stack(batches).mean())
+
+    losses = {name: fixed_loss(context) for name, context in init_contexts.items()}
+    start = min(losses, key=losses.get)
+    feature = init_contexts[start].detach().clone().requires_grad_(True)
+    optimizer = torch.optim.AdamW([feature], learning_rate, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(seed + 1)
+    for _ in tqdm(range(steps), "text feature", disable=quiet):
+        loss = denoising_loss(predictor(feature), scheduler, draw(latents, batch_size, generator).to(unet.device), generator)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    listed = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+    logger.info("text feature: loss %s; from the %s to %.4f in %d steps", listed, start, fixed_loss(feature), steps)
+    return feature.detach()

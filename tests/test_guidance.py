@@ -1,0 +1,112 @@
+"""The multi-guidance rule is Eq. 3, with Sec. 3.4's first weights."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from core.guidance import MultiGuidance, Term, norm
+
+from .conftest import tiny_unet
+
+T = torch.tensor([300, 700])
+
+
+class Linear:
+    """A network whose prediction is known: gain * z_t plus its context's mean; keeps the sizes of its batches."""
+
+    def __init__(self, gain: float):
+        self.gain, self.batches = gain, []
+
+    def __call__(self, z_t, t, encoder_hidden_states=None):
+        self.batches.append(len(z_t))
+        shift = 0 if encoder_hidden_states is None else encoder_hidden_states.mean((1, 2)).view(-1, 1, 1, 1)
+        return SimpleNamespace(sample=self.gain * z_t + shift)
+
+
+def context(value: float, batch: int = 1, length: int = 5):
+    return torch.full((batch, length, 3), value)
+
+
+@pytest.fixture
+def z_t():
+    return torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_eq_3_with_explicit_weights(z_t):
+    prior, domain, other = Linear(1.0), Linear(0.5), Linear(2.0)
+    rule = MultiGuidance(Term(prior, context(0.0)), [Term(domain, weight=3.0), Term(prior, context(0.25), weight=2.0), Term(other, context(-1.0), weight=0.5)])
+    eps_0 = z_t
+    expected = eps_0 + 3.0 * (0.5 * z_t - eps_0) + 2.0 * (z_t + 0.25 - eps_0) + 0.5 * (2 * z_t - 1 - eps_0)
+    assert torch.allclose(rule(z_t, T), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("t", [T, torch.tensor(500)])
+def test_with_only_a_text_term_it_is_classifier_free_guidance_bit_for_bit(z_t, t):
+    unet = tiny_unet()
+    empty, text = torch.randn(2, 7, 24), torch.randn(2, 7, 24)
+    with torch.no_grad():
+        both = unet(torch.cat([z_t] * 2), t.repeat(2) if t.ndim else t, encoder_hidden_states=torch.cat([empty, text])).sample
+        eps_0, eps_c = both.chunk(2)
+        assert torch.equal(MultiGuidance(Term(unet, empty), [Term(unet, text, 7.3)])(z_t, t), eps_0 + 7.3 * (eps_c - eps_0))
+
+
+def test_first_weights_share_w0_so_that_the_weighted_norms_add_up_for_each_sample(z_t):
+    z_t = z_t * torch.tensor([1.0, 5.0]).view(2, 1, 1, 1)
+    prior, domain = Linear(1.0), Linear(0.4)
+    rule = MultiGuidance(Term(prior, context(0.0)), [Term(domain), Term(prior, context(0.8))], guidance_scale=7.0)
+    rule(z_t, T)
+    eps_0, eps = z_t, [0.4 * z_t, z_t + 0.8]
+    assert torch.allclose(rule.weights, torch.stack([3.5 * norm(eps_0) / norm(e) for e in eps]))
+    assert torch.allclose(sum(w * norm(e) for w, e in zip(rule.weights, eps, strict=True)), 7.0 * norm(eps_0))
+    assert not torch.allclose(rule.weights[1, 0], rule.weights[1, 1])
+
+
+def test_weights_are_taken_at_the_first_call_and_held_and_explicit_ones_override(z_t):
+    prior = Linear(1.0)
+    rule = MultiGuidance(Term(prior, context(0.0)), [Term(prior, context(0.8)), Term(Linear(0.5), weight=1.25)])
+    assert rule.weights is None
+    rule(z_t, T)
+    held = rule.weights.clone()
+    rule(3 * z_t, T - 100)
+    assert torch.equal(rule.weights, held) and torch.equal(held[1], torch.tensor([1.25, 1.25]))
+
+
+def test_terms_of_one_network_share_one_forward_in_the_order_uncond_first(z_t):
+    prior, domain = Linear(1.0), Linear(0.5)
+    MultiGuidance(Term(prior, context(0.0)), [Term(domain), Term(prior, context(1.0)), Term(prior, context(2.0))])(z_t, T)
+    assert prior.batches == [6] and domain.batches == [2]
+
+
+def test_contexts_of_another_length_are_evaluated_apart(z_t):
+    prior = Linear(1.0)
+    rule = MultiGuidance(Term(prior, context(0.0)), [Term(prior, context(1.0, length=9), weight=2.0)])
+    assert torch.allclose(rule(z_t, T), z_t + 2.0, atol=1e-5) and prior.batches == [2, 2]
+
+
+def test_a_sample_does_not_depend_on_its_batch(z_t):
+    unet, text = tiny_unet(), torch.randn(2, 7, 24)
+    make = lambda c: MultiGuidance(Term(unet, torch.zeros(1, 7, 24)), [Term(unet, c)])
+    with torch.no_grad():
+        together = make(text)(z_t, T)
+        for i in range(2):
+            assert torch.allclose(make(text[i : i + 1])(z_t[i : i + 1], T[i : i + 1]), together[i : i + 1], atol=1e-5)
+
+
+def test_without_terms_it_is_the_unconditional_prediction(z_t):
+    assert torch.equal(MultiGuidance(Term(Linear(0.5)), [])(z_t, T), 0.5 * z_t)
+
+
+def test_held_weights_refuse_a_batch_of_another_size(z_t):
+    rule = MultiGuidance(Term(Linear(1.0)), [Term(Linear(0.5))])
+    rule(z_t, T)
+    with pytest.raises(ValueError, match="2 samples, not 1"):
+        rule(z_t[:1], T[:1])
+
+
+def test_a_network_that_predicts_v_is_turned_into_eps(z_t):
+    alphas_cumprod = torch.linspace(0.999, 0.01, 1000)
+    noise, a = torch.randn_like(z_t), alphas_cumprod[T].view(-1, 1, 1, 1)
+    noisy, v = a.sqrt() * z_t + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * z_t
+    network = lambda z, t: SimpleNamespace(sample=v)
+    assert torch.allclose(MultiGuidance(Term(network, alphas_cumprod=alphas_cumprod), [])(noisy, T), noise, atol=1e-5)
