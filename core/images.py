@@ -23,7 +23,7 @@ def open_image(path: Path) -> Image.Image:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey: PIL's own conversion clips it at 255
         values = np.asarray(image, np.float32)
-        image = Image.fromarray(np.uint8(np.clip(values / (257 if values.max() > 255 else 1), 0, 255)))
+        image = Image.fromarray(np.uint8(np.clip(values / (257 if image.mode.startswith("I;16") or values.max() > 255 else 1), 0, 255)))
     transparent = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
     return image.convert("RGBA" if transparent else "RGB")
 

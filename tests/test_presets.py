@@ -1,0 +1,82 @@
+"""Names lead to models, and a wrong one to a line that helps."""
+
+import json
+
+import pytest
+
+from core import InDomainPipeline, NullTextUNet
+from core.errors import EXIT_INTERRUPTED, EXIT_USER, UserError, run_cli
+from core.presets import PRESETS, WEIGHTS, Preset, find_domain, find_preset, user_domains
+from core.training.domain import save_domain
+
+from .conftest import tiny_unet
+
+RECORD = {"name": "clay", "phrase": "{prompt}", "prior": "kiln", "resolution": 16}
+
+
+def make_domain(folder, record=RECORD, **unet):
+    import torch
+
+    save_domain(folder, NullTextUNet.from_prior(tiny_unet(**unet), torch.zeros(1, 1, 24)), torch.zeros(1, 1, 24), record)
+
+
+def test_a_known_preset_and_an_unknown_one():
+    assert find_preset("sd15").prior == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    with pytest.raises(UserError, match="did you mean 'kiln'.*kiln, sd15"):
+        find_preset("kilm")
+
+
+def test_a_folder_or_hub_id_stands_in_for_the_prior(tmp_path):
+    assert find_preset(tmp_path).prior == str(tmp_path)
+    assert find_preset("Lykon/DreamShaper") == Preset(**vars(PRESETS["sd15"]) | {"name": "Lykon/DreamShaper", "prior": "Lykon/DreamShaper"})
+
+
+def test_a_domain_by_name_and_by_folder_and_an_unknown_one():
+    make_domain(user_domains() / "clay")
+    assert find_domain("clay") == find_domain(user_domains() / "clay") and find_domain("clay").prior == "kiln"
+    assert find_domain(None) is None
+    with pytest.raises(UserError, match="did you mean 'clay'.*known:.*clay"):
+        find_domain("clya")
+
+
+@pytest.mark.parametrize("text, said", [("{", "no domain"), (json.dumps({"name": "x"}), "phrase"), (json.dumps(RECORD | {"phrase": "clay"}), "{prompt}")])
+def test_a_folder_that_is_no_domain_is_said_to_be_none(tmp_path, text, said):
+    (tmp_path / "domain.json").write_text(text)
+    with pytest.raises(UserError, match=said):
+        find_domain(tmp_path)
+
+
+def test_a_domain_of_another_latent_space_is_refused(tiny_sd):
+    make_domain(user_domains() / "clay", sample_size=16)
+    with pytest.raises(UserError, match="trained on 'kiln'.*size 16.*size 8"):
+        InDomainPipeline.from_pretrained(tiny_sd, domain="clay")
+
+
+def test_models_that_cannot_be_had_are_named_with_the_way_to_get_them(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="unet, vae.*stable-diffusion-v1-5/stable-diffusion-v1-5.*hf download") as error:
+        InDomainPipeline.from_pretrained("sd15", cache_dir=tmp_path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="no usable model folder"):
+        InDomainPipeline.from_pretrained(tmp_path)
+
+
+def test_an_unfired_kiln_is_said_to_be_one(monkeypatch):
+    monkeypatch.setitem(PRESETS, "kiln", Preset(**vars(PRESETS["kiln"]) | {"prior": str(WEIGHTS / "nowhere")}))
+    with pytest.raises(UserError, match="fire_kiln"):
+        InDomainPipeline.from_pretrained("kiln")
+
+
+@pytest.mark.parametrize("error, code, said", [
+    (UserError("the prompt is empty"), EXIT_USER, "error: the prompt is empty"), (KeyboardInterrupt("stopped at 3"), EXIT_INTERRUPTED, "stopped at 3"),
+    (OSError(28, "No space left on device"), EXIT_USER, "disk is full"), (PermissionError(13, "Permission denied", "/root/x"), EXIT_USER, "/root/x"),
+    (FileExistsError(17, "File exists", "out"), EXIT_USER, "--out"),
+])
+def test_command_lines_end_in_one_line_and_a_code(error, code, said, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run_cli(main)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == code and len(lines) == 1 and said in lines[0]
