@@ -50,7 +50,7 @@ class MultiGuidance:
         if self.weights is None:
             self.weights = self.first_weights(eps_0, eps)
         if self.weights.shape[1] != len(z_t):
-            raise ValueError(f"the weights were set for {self.weights.shape[1]} samples, not {len(z_t)}: make a MultiGuidance for each batch")
+            raise ValueError(f"weights were set for {self.weights.shape[1]} samples, not {len(z_t)}: make a MultiGuidance for each batch")
         weights = self.weights.to(z_t)[..., None, None, None]  # (K, B, 1, 1, 1)
         return eps_0 + sum(w * (eps_i - eps_0) for w, eps_i in zip(weights, eps, strict=True))  # Eq. 3
 

@@ -37,7 +37,7 @@ class NullTextUNet(UNet2DConditionModel):
         if any(isinstance(m, Attention) and m.is_cross_attention for m in self.modules()):
             raise ValueError("this UNet has cross-attention outside its transformer blocks: no null-text form of it is known")
 
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor | float | int, return_dict: bool = True) -> UNet2DConditionOutput | tuple:
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor | int, return_dict: bool = True) -> UNet2DConditionOutput | tuple:
         """z_t (B, C, h, w) and t, a scalar or (B,) -> `.sample`, the predicted noise (B, C, h, w)."""
         return super().forward(sample, timestep, encoder_hidden_states=None, return_dict=return_dict)
 

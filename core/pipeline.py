@@ -42,7 +42,8 @@ class InDomainPipeline(DiffusionPipeline):
         num_inference_steps: int = 25,
     ):
         super().__init__()
-        self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, domain_unet=domain_unet)
+        self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet)
+        self.register_modules(scheduler=scheduler, domain_unet=domain_unet)
         self.register_to_config(phrase=phrase, guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
@@ -52,7 +53,7 @@ class InDomainPipeline(DiffusionPipeline):
         """Load a preset ("kiln", "sd15"), a folder or a Hub id in diffusers' Stable Diffusion layout.
 
         domain: a known name, a domain's folder or Hub id, or None for the prior alone (or for the domain that a saved
-        InDomainPipeline holds). Other arguments are diffusers' own (`dtype` or `torch_dtype`, `variant`, `scheduler`, ...); fp32 by default.
+        InDomainPipeline holds). Other arguments are diffusers' own (`dtype` or `torch_dtype`, `variant`, `scheduler`); fp32 by default.
         The scheduler becomes DPM-Solver++ with the prior's noise schedule unless one is given. Raises UserError.
         """
         preset = find_preset(name)
@@ -95,7 +96,7 @@ class InDomainPipeline(DiffusionPipeline):
         """Text features (B, T, d). What the tokenizer cannot take is cut off and logged."""
         limit = self.tokenizer.model_max_length
         ids = self.tokenizer(prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids
-        for prompt, whole in zip(prompts, self.tokenizer(prompts, padding=False, truncation=False, verbose=False).input_ids, strict=True):
+        for whole in self.tokenizer(prompts, padding=False, truncation=False, verbose=False).input_ids:
             if len(whole) > limit:
                 cut = self.tokenizer.decode(whole[limit - 1 : -1])
                 logger.warning("the prompt is longer than the %d tokens that the text encoder takes: cut off '%s'", limit - 2, cut)
@@ -172,8 +173,11 @@ class InDomainPipeline(DiffusionPipeline):
         Raises UserError for an empty prompt, a size that is no multiple of the latents' and lists of another length than the batch.
         """
         batch = (len(prompt) if isinstance(prompt, list) else 1) * num_images_per_prompt
-        repeat = lambda p: [one for one in p for _ in range(num_images_per_prompt)] if isinstance(p, list) else p
-        predict = self.noise_predictor(repeat(prompt), repeat(negative_prompt), batch, guidance_scale, domain_scale, control_scale, compose_prompt)
+        prompt, negative_prompt = (
+            [one for one in p for _ in range(num_images_per_prompt)] if isinstance(p, list) else p for p in (prompt, negative_prompt)
+        )
+        scales = guidance_scale, domain_scale, control_scale
+        predict = self.noise_predictor(prompt, negative_prompt, batch, *scales, compose_prompt)
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         if steps < 1:
             raise UserError(f"num_inference_steps is {steps}: give 1 or more")

@@ -77,7 +77,8 @@ def find_domain(name: str | Path | None) -> Domain | None:
 
 def known_domains() -> dict[str, Path]:
     """Name -> folder of every domain on this machine."""
-    return {file.parent.name: file.parent for home in (WEIGHTS / "domains", user_domains()) for file in sorted(home.glob("*/domain.json"))}
+    homes = (WEIGHTS / "domains", user_domains())
+    return {file.parent.name: file.parent for home in homes for file in sorted(home.glob("*/domain.json"))}
 
 
 def user_domains() -> Path:
@@ -117,7 +118,7 @@ def wanted(name: str, files: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, *unreachable) as error:
         if Path(name).is_relative_to(WEIGHTS) and not Path(name).is_dir():
-            raise UserError(f"the kiln's models ({files}) are not in {name}: fire them with scripts/fire_kiln.py, or install ingen3d anew") from error
+            raise UserError(f"the kiln's {files} is not in {name}: run scripts/fire_kiln.py, or install ingen3d anew") from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         if is_hub_id(name) and not Path(name).is_dir():
             raise UserError(

@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder of images")
     parser.add_argument("--preset", default="kiln", help="the prior: kiln, sd15, a folder or a Hub id")
     parser.add_argument("--out", type=Path, help="the domain's folder; by default where --domain NAME finds it")
-    parser.add_argument("--phrase", default="{prompt}", help="how prompts are said in this domain, such as 'a photo of {prompt}, porcelain'")
+    parser.add_argument("--phrase", default="{prompt}", help="how prompts are said in this domain, such as 'a photo of {prompt}'")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, help="the preset's by default: the paper's 1e-5 for sd15")

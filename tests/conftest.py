@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 WORDS = "a the of photo vase bowl jar blue red white porcelain with and in on"
 MAX_TOKENS = 16
 

@@ -66,8 +66,8 @@ def train_domain(
     for key, value in (("steps", steps), ("batch size", batch_size)):
         if value < 1:
             raise UserError(f"the {key} is {value}: give 1 or more")
-    settings = {"name": name, "data": str(Path(data).resolve()), "prior": str(preset), "batch_size": batch_size, "learning_rate": learning_rate,
-                "feature_steps": feature_steps, "ema_decay": ema_decay, "seed": seed}
+    settings = {"name": name, "data": str(Path(data).resolve()), "prior": str(preset), "batch_size": batch_size,
+                "learning_rate": learning_rate, "feature_steps": feature_steps, "ema_decay": ema_decay, "seed": seed}
     open_work(work, settings, resume)
 
     device = torch.device(device) if device else best_device()
@@ -85,11 +85,13 @@ def train_domain(
         contact_sheet(images).save(work / f"sample-{step:06d}.png")
 
     unet = NullTextUNet.from_prior(pipe.unet, feature)
-    history = fit(unet, scheduler, latents, work, steps, batch_size, learning_rate, ema_decay, seed, checkpoint_seconds, sample, sample_every, quiet)
+    history = fit(unet, scheduler, latents, work, steps, batch_size, learning_rate, ema_decay, seed,
+                  checkpoint_seconds, sample, sample_every, quiet)
     record = settings | {"images": len(latents) // 2, "steps": steps, "loss": sum(history[-50:]) / len(history[-50:]),
                          "date": datetime.now(timezone.utc).date().isoformat()}
     record["data"] = Path(data).name
-    save_domain(out, unet.to(dtype), feature, {"name": name, "phrase": phrase, "prior": found.name, "resolution": resolution, "training": record})
+    facts = {"name": name, "phrase": phrase, "prior": found.name, "resolution": resolution, "training": record}
+    save_domain(out, unet.to(dtype), feature, facts)
     return out
 
 
@@ -102,7 +104,7 @@ def open_work(work: Path, settings: dict, resume: bool) -> None:
     begun = json.loads(file.read_text()) if file.exists() else settings
     for key, value in settings.items():
         if begun.get(key) != value:
-            raise UserError(f"the run in {work} was begun with {key} {begun.get(key)}, not {value}: give the same, or --no-resume to start anew")
+            raise UserError(f"the run in {work} has {key} {begun.get(key)}, not {value}: give the same, or --no-resume to start anew")
     file.write_text(json.dumps(settings, indent=2))
 
 

@@ -60,8 +60,8 @@ def optimise_text_feature(
     @torch.no_grad()
     def fixed_loss(feature: torch.Tensor) -> float:
         generator = torch.Generator().manual_seed(seed)
-        batches = [denoising_loss(predictor(feature), scheduler, draw(latents, batch_size, generator).to(unet.device), generator) for _ in range(4)]
-        return float(torch.stack(batches).mean())
+        batches = [draw(latents, batch_size, generator).to(unet.device) for _ in range(4)]
+        return sum(denoising_loss(predictor(feature), scheduler, z, generator).item() for z in batches) / len(batches)
 
     losses = {name: fixed_loss(context) for name, context in init_contexts.items()}
     start = min(losses, key=losses.get)
