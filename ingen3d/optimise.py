@@ -1,15 +1,14 @@
 """The one optimisation loop of the engine: Adam on a field, with checkpoints that make a killed run end like an unbroken one."""
 
 import logging
-import signal
-import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
+
+from core.interrupts import interrupt_between_steps
 
 from .field import TriPlaneField
 from .render import OccupancyGrid
@@ -18,25 +17,6 @@ from .settings import OptimiseSettings
 log = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 20.0
 GRID_EVERY = 16  # steps between looks at which cells hold matter
-
-
-@contextmanager
-def deferred_interrupt():
-    """Ctrl-C sets the event that is yielded, so that a step is never cut in half; a second Ctrl-C stops at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield event
-        return
-
-    def handler(signum, frame):
-        event.set()
-        signal.signal(signal.SIGINT, previous)
-
-    previous = signal.signal(signal.SIGINT, handler)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def optimise(
@@ -85,7 +65,7 @@ def optimise(
         partial.replace(checkpoint)
 
     saved = time.monotonic()
-    with deferred_interrupt() as stop:
+    with interrupt_between_steps() as stop:
         bar = tqdm(range(start, settings.steps), name, initial=start, total=settings.steps, disable=quiet)
         for step in bar:
             if step % GRID_EVERY == 0 and step:

@@ -75,7 +75,7 @@ def train(base: Views, porcelain: Views, folder: Path, device: torch.device, ste
         y = model.decode(model.encode(x).latent_dist.mode()).sample
         contact_sheet([*to_pil(x), *to_pil(y)], columns=12).save(folder / f"sample-{step:06d}.png")
 
-    return fit(vae, loss, steps, 1.5e-3, folder, sample=sample, sample_every=500, quiet=quiet)
+    return fit(vae, loss, steps, 1.5e-3, folder, ema=0.98, sample=sample, sample_every=500, quiet=quiet)
 
 
 @torch.inference_mode()

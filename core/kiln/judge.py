@@ -107,7 +107,7 @@ def blemish(x: torch.Tensor) -> torch.Tensor:
 
 def train(worlds: list[Views], folder: Path, device: torch.device, steps: int, quiet: bool = False) -> Judge:
     torch.manual_seed(0)
-    judge = Judge().to(device, memory_format=torch.channels_last)
+    judge = Judge().to(device)  # channels_last crashes torch 2.13 here, in the backward pass
     images = torch.cat([torch.from_numpy(w.images) for w in worlds])
     labels = targets([r for w in worlds for r in w.records])
 

@@ -25,7 +25,7 @@ def new_unet(in_channels: int = 4) -> UNet2DConditionModel:
 
 def new_scheduler() -> DDPMScheduler:
     """Stable Diffusion's noise schedule."""
-    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False)
+    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False, steps_offset=1)
 
 
 def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, folder: Path,

@@ -5,11 +5,8 @@ import json
 import logging
 import os
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from tqdm import tqdm
 from ..devices import best_device
 from ..errors import UserError
 from ..images import ImageFolder, contact_sheet
+from ..interrupts import interrupt_between_steps
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
 from ..presets import find_preset, user_domains
@@ -180,26 +178,6 @@ def fit(
                 raise KeyboardInterrupt(f"stopped after step {step + 1} of {steps}, kept in {work}: run the same command again to go on")
     ema.copy_to(unet.parameters())
     return history
-
-
-@contextmanager
-def interrupt_between_steps() -> Iterator[threading.Event]:
-    """Hold a first Ctrl-C back as an event, since amid a step the weights and the optimizer do not match; a second one acts at once."""
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
-        yield interrupted
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def hold(*_) -> None:
-        interrupted.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, hold)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def save_domain(out: Path, unet: NullTextUNet, feature: torch.Tensor, record: dict) -> None:

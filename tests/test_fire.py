@@ -1,0 +1,66 @@
+"""Every stage of the firing, two steps long, on made-up views: what it writes is what the pipelines load."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from core.kiln import data, fire
+from core.kiln.judge import Judge
+from core.pipeline import InDomainPipeline
+from ingen3d.cameras import Cameras
+from ingen3d.zero123 import Zero123
+
+
+def made_up_views(folder, world):
+    """One shard without a renderer: coloured discs."""
+    y, x = np.mgrid[:128, :128]
+    disc = ((x - 64) ** 2 + (y - 64) ** 2 < 50**2)[..., None]
+    records, images = [], []
+    for index in range(data.SHARD):
+        name, _, surface, rng = data.make_object(world, index)
+        for k, view in enumerate(data.cameras(rng, 2, 1)):
+            images.append(np.concatenate([disc * rng.integers(0, 255, 3), disc * 255], -1).astype(np.uint8))
+            records.append({"object": index, "class": name, "caption": surface.caption, **surface.labels, "photo": k < 2, **vars(view)})
+    folder.mkdir(parents=True)
+    np.save(folder / "shard-0000.npy", np.stack(images))
+    (folder / "shard-0000.json").write_text(json.dumps(records))
+
+
+@pytest.fixture(scope="module")
+def kiln(tmp_path_factory):
+    root = tmp_path_factory.mktemp("kiln")
+    for world in fire.OBJECTS:
+        made_up_views(root / "cache" / "data" / world, world)
+    kiln = fire.Kiln(root / "cache", "cpu", scale=1e-6, quiet=True, weights=root / "weights")
+    for stage in fire.STAGES[1:]:
+        getattr(kiln, stage)()
+    return kiln
+
+
+def test_the_fired_prior_and_domain_are_an_in_domain_pipeline(kiln):
+    pipe = InDomainPipeline.from_pretrained(str(kiln.weights / "prior"), domain=str(kiln.weights / "domains" / "porcelain"))
+    images = pipe("a vase", num_inference_steps=2, output_type="pt", generator=torch.Generator().manual_seed(0)).images
+    assert images.shape == (1, 3, 128, 128) and images.isfinite().all()
+    assert pipe.encode_images(images * 2 - 1).shape == (1, 4, 16, 16)
+
+
+def test_the_fired_zero123_is_one_for_ingen3d(kiln):
+    zero123 = Zero123.from_pretrained(kiln.weights / "zero123")
+    reference = Cameras.at(20.0, 0.0, 3.2, 40.0, "cpu")
+    condition = zero123.condition(torch.zeros(1, 3, 128, 128), reference)
+    eps = zero123.noise_predictor(condition, reference, 3.0)(torch.randn(1, 4, 16, 16), torch.tensor([500]))
+    assert eps.shape == (1, 4, 16, 16) and eps.isfinite().all()
+
+
+def test_the_fired_judge_loads(kiln):
+    assert Judge.load(kiln.weights / "judge" / "model.safetensors")(torch.zeros(2, 3, 128, 128)).shape == (2, 128)
+
+
+def test_weights_are_half_precision_safetensors(kiln):
+    from safetensors.torch import load_file
+
+    files = list(kiln.weights.rglob("*.safetensors"))
+    assert len(files) >= 9 and not list(kiln.weights.rglob("*.bin"))
+    assert all(v.dtype in (torch.float16, torch.int64) for f in files if "text_feature" not in f.name for v in load_file(f).values())
