@@ -28,7 +28,8 @@ def tiny_unet(**changes) -> UNet2DConditionModel:
 
 
 def tiny_scheduler(**changes) -> DDIMScheduler:
-    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1, **changes)
+    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+                         steps_offset=1, **changes)
 
 
 def tiny_pipeline(**changes) -> StableDiffusionPipeline:

@@ -40,7 +40,10 @@ def test_the_text_feature_lowers_the_loss_of_the_frozen_prior():
     before = {k: v.clone() for k, v in unet.state_dict().items()}
 
     def loss(feature):
-        return denoising_loss(lambda z_t, t: unet(z_t, t, feature.expand(len(z_t), -1, -1)).sample, scheduler, latents.repeat(8, 1, 1, 1), torch.Generator().manual_seed(9))
+        def predict(z_t, t):
+            return unet(z_t, t, feature.expand(len(z_t), -1, -1)).sample
+
+        return denoising_loss(predict, scheduler, latents.repeat(8, 1, 1, 1), torch.Generator().manual_seed(9))
 
     start = torch.randn(1, 1, 24)
     feature = optimise_text_feature(unet, scheduler, latents, {"start": start}, steps=30, batch_size=8, learning_rate=0.1, quiet=True)

@@ -60,8 +60,8 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
 
 
 def small(images: np.ndarray) -> torch.Tensor:
-    """RGBA views on white at the vision tower's size: (N, 3, 64, 64) in [-1, 1]."""
-    parts = [F.interpolate(torch.from_numpy(composite(images[i : i + 256])).permute(0, 3, 1, 2), size=IMAGE_SIZE, mode="area")
+    """RGBA views on white at the vision tower's size, resized as Zero-1-to-3 does: (N, 3, 64, 64) in about [-1, 1]."""
+    parts = [F.interpolate(torch.from_numpy(composite(images[i : i + 256])).permute(0, 3, 1, 2), size=IMAGE_SIZE, mode="bicubic", antialias=True)
              for i in range(0, len(images), 256)]
     return torch.cat(parts)
 

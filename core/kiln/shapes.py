@@ -152,7 +152,8 @@ def jar(u):
     lid = neck * u(1.15, 1.3)
     rim = height + 0.1
     return [*vessel([(foot, 0), (belly * 0.85, height * 0.3), (belly, height * 0.62), (belly * 0.8, height * 0.9), (neck, height), (neck, rim)]),
-            revolve([(lid, rim), (lid, rim + 0.06)]), revolve([(0, rim), (lid, rim)], "limb"), dome(lid, u(0.18, 0.3), rim + 0.06), knob(u(0.07, 0.1), rim + 0.36)]
+            revolve([(lid, rim), (lid, rim + 0.06)]), revolve([(0, rim), (lid, rim)], "limb"),
+            dome(lid, u(0.18, 0.3), rim + 0.06), knob(u(0.07, 0.1), rim + 0.36)]
 
 
 def cup(u):
@@ -168,7 +169,8 @@ def teapot(u):
     spout = sweep([(-belly * 0.75, 0, mid * 0.7), (-belly - 0.2, 0, mid * 0.9), (-belly - 0.32, 0, height * 0.8),
                    (-belly - u(0.42, 0.5), 0, height * u(1.0, 1.12))], [0.15, 0.12, 0.08, 0.06])
     return [*body, spout, handle(belly * 0.9, 0.2 * height, 0.85 * height, u(0.32, 0.42), u(0.05, 0.07)),
-            revolve([(0, height + 0.02), (neck * 1.1, height + 0.02)], "limb"), dome(neck * 1.1, u(0.12, 0.2), height + 0.02), knob(u(0.07, 0.1), height + 0.25)]
+            revolve([(0, height + 0.02), (neck * 1.1, height + 0.02)], "limb"),
+            dome(neck * 1.1, u(0.12, 0.2), height + 0.02), knob(u(0.07, 0.1), height + 0.25)]
 
 
 def ball(u):
