@@ -7,11 +7,13 @@ A scheduler turns one into an image, score distillation turns one into a gradien
     eps = predict(z_t, t)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+NoisePredictor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(eq=False)
@@ -21,6 +23,7 @@ class Term:
     network: a UNet as diffusers calls it, `network(z_t, t).sample` or, where there is a context,
         `network(z_t, t, encoder_hidden_states=context).sample`. Terms of one network share its forward pass.
     context: text features (B, T, d) or (1, T, d); None for a null-text UNet.
+    concat: (B or 1, C', h, w) appended to the channels of z_t, for networks that see a picture this way (Zero-1-to-3).
     weight: w_i in diffusers' convention, eps_0 + w_i (eps_i - eps_0); None takes the first weight of Sec. 3.4.
     alphas_cumprod: (number of timesteps,), only for a network that predicts v and not eps.
     """
@@ -29,6 +32,11 @@ class Term:
     context: torch.Tensor | None = None
     weight: float | None = None
     alphas_cumprod: torch.Tensor | None = None
+    concat: torch.Tensor | None = None
+
+    def latents(self, z_t: torch.Tensor) -> torch.Tensor:
+        """What the network sees of z_t (B, C, h, w)."""
+        return z_t if self.concat is None else torch.cat([z_t, self.concat.expand(len(z_t), -1, -1, -1)], 1)
 
 
 class MultiGuidance:
@@ -77,7 +85,7 @@ def predict_together(terms: Sequence[Term], z_t: torch.Tensor, t: torch.Tensor |
     eps: list[torch.Tensor] = [None] * len(terms)
     for members in groups.values():
         first, k = terms[members[0]], len(members)
-        inputs = (torch.cat([z_t] * k), t.repeat(k) if t.ndim else t)
+        inputs = (torch.cat([terms[i].latents(z_t) for i in members]), t.repeat(k) if t.ndim else t)
         if first.context is None:
             out = first.network(*inputs).sample
         else:

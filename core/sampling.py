@@ -5,9 +5,11 @@ from collections.abc import Callable
 
 import torch
 
+from .guidance import NoisePredictor
+
 
 def denoise(
-    predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    predict: NoisePredictor,
     scheduler,
     latents: torch.Tensor,
     num_inference_steps: int,

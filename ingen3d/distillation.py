@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-NoisePredictor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (z_t (B, C, h, w), t (B,)) -> eps (B, C, h, w)
+from core.guidance import NoisePredictor
 
 
 def one_minus_alpha_bar(alpha_bar: torch.Tensor) -> torch.Tensor:

@@ -15,11 +15,11 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import CLIPVisionModelWithProjection
 
+from core.guidance import MultiGuidance, Term
 from core.presets import wanted
 from core.sampling import denoise
 
 from .cameras import Cameras
-from .distillation import NoisePredictor
 
 
 class CCProjection(ModelMixin, ConfigMixin):
@@ -98,7 +98,7 @@ class Zero123:
         """Pictures (B, 3, H, W) in [-1, 1] to scaled latents (B, C, h, w); differentiable."""
         return self.vae.encode(images.to(self.clip_mean)).latent_dist.mode() * self.vae.config.scaling_factor
 
-    def noise_predictor(self, condition: Condition, cameras: Cameras, guidance_scale: float = 3.0) -> NoisePredictor:
+    def noise_predictor(self, condition: Condition, cameras: Cameras, guidance_scale: float = 3.0) -> MultiGuidance:
         """The object of the reference picture, seen by B cameras: (z_t (B, C, h, w), t) -> eps.
 
         guidance_scale is diffusers' w: eps_0 + w (eps - eps_0), eps_0 with a zero token and a zero picture, as it was trained.
@@ -107,15 +107,8 @@ class Zero123:
         pose = relative_pose(cameras, condition.camera).to(condition.embedding)
         with torch.no_grad():
             token = self.cc_projection(torch.cat([condition.embedding.expand(batch, -1), pose], -1))[:, None]  # (B, 1, d)
-        picture = condition.latents.expand(batch, -1, -1, -1)
-        context, concat = (torch.cat([torch.zeros_like(c), c]) for c in (token, picture))
-
-        def predict(z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            t = torch.as_tensor(t, device=z_t.device).expand(batch)
-            eps_0, eps = self.unet(torch.cat([z_t.repeat(2, 1, 1, 1), concat], 1), t.repeat(2), context).sample.chunk(2)
-            return eps_0 + guidance_scale * (eps - eps_0)
-
-        return predict
+        uncond = Term(self.unet, torch.zeros_like(token), concat=torch.zeros_like(condition.latents))
+        return MultiGuidance(uncond, [Term(self.unet, token, guidance_scale, concat=condition.latents)])
 
     @torch.no_grad()
     def sample(
