@@ -20,7 +20,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")) / "kiln"
 STAGES = ("data", "autoencoder", "clip", "prior", "porcelain", "zero123", "judge")
 OBJECTS = {"base": (1008, 3, 2), "porcelain": (384, 6, 0)}  # objects, photo views, wide views
-STEPS = {"autoencoder": 1550, "clip": 250, "prior": 1300, "porcelain": 350, "zero123": 600, "judge": 450}
+STEPS = {"autoencoder": 1550, "clip": 250, "prior": 1200, "porcelain": 300, "zero123": 450, "judge": 300}
 
 
 class Kiln:
@@ -99,7 +99,7 @@ class Kiln:
 
         preset = "kiln" if self.weights == WEIGHTS else str(self.weights / "prior")
         train_domain("porcelain", self.porcelain_folder(), preset=preset, out=self.weights / "domains" / "porcelain",
-                     work=self.cache / "porcelain", steps=self.steps["porcelain"], learning_rate=3e-4, dtype=torch.float16,
+                     work=self.cache / "porcelain", steps=self.steps["porcelain"], learning_rate=3e-4, batch_size=16, dtype=torch.float16,
                      device=self.device, quiet=self.quiet)
 
     def zero123(self) -> None:

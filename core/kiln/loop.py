@@ -23,7 +23,7 @@ def fit(
     learning_rate: float,
     folder: Path,
     *,
-    ema: float = 0.998,
+    ema: float = 0.995,
     warmup: int = 100,
     weight_decay: float = 0.01,
     checkpoint_seconds: float = 120,

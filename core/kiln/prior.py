@@ -29,7 +29,7 @@ def new_scheduler() -> DDPMScheduler:
 
 
 def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, folder: Path,
-          device: torch.device, steps: int, batch_size: int = 40, sample=None, quiet: bool = False) -> nn.ModuleDict:
+          device: torch.device, steps: int, batch_size: int = 20, sample=None, quiet: bool = False) -> nn.ModuleDict:
     """Denoising loss on `latents` (N, 4, 16, 16) with their captions; the text tower, begun as CLIP's, learns along.
 
     `sample(modules, step)` draws a picture now and then. Returns {"unet", "text_encoder"}.

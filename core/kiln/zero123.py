@@ -49,7 +49,7 @@ def pairs(records: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prior: UNet2DConditionModel, scaling_factor: float,
-          folder: Path, device: torch.device, steps: int, batch_size: int = 40, quiet: bool = False) -> nn.ModuleDict:
+          folder: Path, device: torch.device, steps: int, batch_size: int = 20, quiet: bool = False) -> nn.ModuleDict:
     """Denoise a target view given the reference's latents (unscaled, concatenated) and one token of CLIP image and camera.
 
     latents (N, 4, h, w) scaled, embeds (N, d) CLIP image embeddings. Returns {"unet", "cc_projection"}.
