@@ -93,7 +93,8 @@ def targets(records: list[dict]) -> dict[str, torch.Tensor]:
 
 
 def to_tensor(rgba: torch.Tensor) -> torch.Tensor:
-    x = rgba.permute(0, 3, 1, 2).float() / 255
+    """RGBA views (N, H, W, 4) uint8 on white -> (N, 3, H, W) in [-1, 1]."""
+    x = rgba.permute(0, 3, 1, 2).contiguous().float() / 255  # channels-last strides crash torch 2.13's CPU backward pass of this net
     return (x[:, :3] * x[:, 3:] + 1 - x[:, 3:]) * 2 - 1
 
 
@@ -107,7 +108,7 @@ def blemish(x: torch.Tensor) -> torch.Tensor:
 
 def train(worlds: list[Views], folder: Path, device: torch.device, steps: int, quiet: bool = False) -> Judge:
     torch.manual_seed(0)
-    judge = Judge().to(device)  # channels_last crashes torch 2.13 here, in the backward pass
+    judge = Judge().to(device)
     images = torch.cat([torch.from_numpy(w.images) for w in worlds])
     labels = targets([r for w in worlds for r in w.records])
 
