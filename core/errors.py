@@ -23,6 +23,10 @@ def run_cli(main: Callable[[], None]) -> None:
         sys.exit(_say(f"error: {error}", EXIT_USER))
     except KeyboardInterrupt as stop:
         sys.exit(_say(str(stop) or "stopped", EXIT_INTERRUPTED))
+    except ModuleNotFoundError as error:
+        if error.name not in ("mitsuba", "torchmetrics"):
+            raise
+        sys.exit(_say(f"error: {error.name} is not installed: pip install 'ingen3d[kiln]'", EXIT_USER))
     except OSError as error:
         if error.errno == errno.ENOSPC:
             sys.exit(_say("error: the disk is full: make room, then run the same command again to go on", EXIT_USER))

@@ -35,8 +35,13 @@ def load_image(path: str | Path) -> Image.Image:
         raise UserError(f"no such image: {path}")
     try:
         return open_image(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is not a readable image ({str(error).splitlines()[0]}): give a PNG, JPEG or WebP file") from error
+    except Exception as error:  # decoders raise whatever they stumble over
+        raise UserError(f"{path} is not a readable image ({reason(error)}): give a PNG, JPEG or WebP file") from error
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error says, or its name."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -71,8 +76,8 @@ class ImageFolder:
                 image = open_image(path)
                 if min(image.size) < MIN_SIDE:
                     raise ValueError(f"{image.width} x {image.height} px is too small")
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                logger.warning("skipped %s: %s", path, str(error).splitlines()[0] if str(error) else type(error).__name__)
+            except Exception as error:  # decoders raise whatever they stumble over
+                logger.warning("skipped %s: %s", path, reason(error))
                 continue
             used += 1
             yield to_tensor(fit_square(image, self.resolution))

@@ -123,3 +123,16 @@ def test_a_bad_picture_is_named_and_the_run_goes_on_and_none_left_is_an_error(ti
     with caplog.at_level(logging.WARNING):
         train_domain("clay", data, tiny_sd, tmp_path / "some", **SHORT)
     assert "broken.png" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b"])
+def test_a_domains_name_never_reaches_beyond_its_own_folder(name, tiny_sd, tmp_path):
+    with pytest.raises(UserError, match="no name for a domain"):
+        train_domain(name, tmp_path, str(tiny_sd), quiet=True)
+
+
+def test_a_folder_that_is_no_domain_is_never_replaced(tiny_sd, tmp_path):
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="is no domain"):
+        train_domain("mine", tmp_path, str(tiny_sd), out=tmp_path, quiet=True)
+    assert (tmp_path / "letter.txt").read_text() == "dear"

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..errors import UserError
 from . import glazes, renderer, shapes
 
 WORLDS = {"base": 1, "porcelain": 2}  # -> the seed's first word
@@ -84,7 +85,7 @@ def load_views(folder: Path, split: str = "train") -> Views:
         images.append(np.load(file)[keep])
         records += [r for r, k in zip(rows, keep) if k]
     if not images:
-        raise FileNotFoundError(f"{folder} holds no rendered views: run `python scripts/fire_kiln.py data` first")
+        raise UserError(f"{folder} holds no rendered views: run `python scripts/fire_kiln.py data` first")
     return Views(np.concatenate(images), records)
 
 

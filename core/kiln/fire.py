@@ -20,7 +20,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")) / "kiln"
 STAGES = ("data", "autoencoder", "clip", "prior", "porcelain", "zero123", "judge")
 OBJECTS = {"base": (1008, 3, 2), "porcelain": (384, 6, 0)}  # objects, photo views, wide views
-STEPS = {"autoencoder": 1550, "clip": 250, "prior": 1200, "porcelain": 300, "zero123": 450, "judge": 300}
+STEPS = {"autoencoder": 1550, "clip": 250, "prior": 2000, "porcelain": 100, "zero123": 450, "judge": 300}
 
 
 class Kiln:
@@ -119,7 +119,7 @@ class Kiln:
 
     def judge(self) -> None:
         worlds = [self.views(w) for w in OBJECTS]
-        model = judge.train(worlds, self.cache / "judge", self.device, self.steps["judge"], self.quiet)
+        model = judge.train(worlds, self.cache / "judge", self.device, self.steps["judge"], self.quiet).cpu()
         model.save(self.weights / "judge" / "model.safetensors")
         scores = {w: judge.accuracy(model, self.views(w, "test")) for w in OBJECTS}
         (self.weights / "judge" / "accuracy.json").write_text(json.dumps(scores, indent=2))

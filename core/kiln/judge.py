@@ -131,4 +131,4 @@ def accuracy(judge: Judge, views: Views) -> dict[str, float]:
         for name, logits in judge.logits(to_tensor(torch.from_numpy(views.images[i]))).items():
             y = labels[name][i]
             hits[name].append((logits.argmax(1) == y)[y >= 0])
-    return {k: float(torch.cat(v).float().mean()) for k, v in hits.items()}
+    return {k: float(right.float().mean()) for k, v in hits.items() if len(right := torch.cat(v))}

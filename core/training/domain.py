@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -66,6 +67,8 @@ def train_domain(
             raise UserError(f"the {key} is {value}: give 1 or more")
     settings = {"name": name, "data": str(Path(data).resolve()), "prior": str(preset), "batch_size": batch_size,
                 "learning_rate": learning_rate, "feature_steps": feature_steps, "ema_decay": ema_decay, "seed": seed}
+    check_target(name, out)
+    ImageFolder(data, 1)  # a folder that is not there is an error before anything is written
     open_work(work, settings, resume)
 
     device = torch.device(device) if device else best_device()
@@ -91,6 +94,14 @@ def train_domain(
     facts = {"name": name, "phrase": phrase, "prior": found.name, "resolution": resolution, "training": record}
     save_domain(out, unet.to(dtype), feature, facts)
     return out
+
+
+def check_target(name: str, out: Path) -> None:
+    """A domain replaces what stands at `out`: only another domain may stand there."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"'{name}' is no name for a domain: use letters, digits, '-', '_' and '.'")
+    if out.is_file() or out.is_dir() and any(out.iterdir()) and not (out / "domain.json").is_file():
+        raise UserError(f"{out} is there already and is no domain: choose another --out, so that nothing in it is lost")
 
 
 def open_work(work: Path, settings: dict, resume: bool) -> None:
