@@ -2,12 +2,20 @@
 
 import torch
 
+from .errors import UserError
 
-def best_device() -> torch.device:
-    """cuda if there, else mps, else cpu."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+def find_device(name: torch.device | str | None = None) -> torch.device:
+    """A device by name; without one cuda if there, else mps, else cpu. Raises UserError for a device that is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    known = [device for device, is_there in there.items() if is_there]
+    if name is None:
+        return torch.device(known[0])
+    try:
+        torch.empty(1, device=name)  # a name may be right and its device missing, such as cuda:9
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"there is no device '{name}'; known: {', '.join(known)}") from error
+    return torch.device(name)
 
 
 def default_dtype(device: torch.device | str) -> torch.dtype:

@@ -1,9 +1,10 @@
-"""Ctrl-C between steps, never amid one."""
+"""Ctrl-C between steps, never amid one, and with a word on how to go on."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 @contextmanager
@@ -24,3 +25,12 @@ def interrupt_between_steps() -> Iterator[threading.Event]:
         yield interrupted
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """Have a Ctrl-C say where that is which is done, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"{str(stop) or 'stopped'}; what is done is in {folder}: run the same command again to go on") from None

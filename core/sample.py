@@ -1,16 +1,18 @@
 """Sample images in a domain: a function, and `python -m core.sample --domain porcelain --prompt "a vase" --num-images 8`."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from PIL import Image
 from tqdm import tqdm
 
-from .devices import best_device, default_dtype
+from .devices import default_dtype, find_device
 from .errors import UserError, run_cli
 from .images import contact_sheet
 from .pipeline import InDomainPipeline
+from .progress import hide_loading_bars
 
 
 def sample(
@@ -28,21 +30,23 @@ def sample(
     batch_size: int = 8,
     device: torch.device | str | None = None,
     quiet: bool = False,
+    keep: Callable[[int, Image.Image], None] = lambda seed, image: None,
 ) -> list[Image.Image]:
     """Images of `prompt` (None: of anything) in `domain` (None: in the prior's own world).
 
     Image i is drawn from seed + i, whatever the batch size and the device. Steps and scales default to the preset's and to
-    Sec. 3.4's first weights, as in InDomainPipeline. Raises UserError.
+    Sec. 3.4's first weights, as in InDomainPipeline. keep: gets each image and its seed as soon as its batch is done. Raises UserError.
     """
-    device = torch.device(device) if device else best_device()
+    device = find_device(device)
     pipe = InDomainPipeline.from_pretrained(preset, domain=domain, dtype=default_dtype(device)).to(device)
     scales = dict(guidance_scale=guidance_scale, domain_scale=domain_scale, control_scale=control_scale)
-    return sample_with(pipe, prompt, num_images, seed, batch_size, quiet, negative_prompt=negative_prompt,
+    return sample_with(pipe, prompt, num_images, seed, batch_size, quiet, keep, negative_prompt=negative_prompt,
                        num_inference_steps=num_inference_steps, **scales)
 
 
 def sample_with(
-    pipe: InDomainPipeline, prompt: str | None, num_images: int, seed: int = 0, batch_size: int = 8, quiet: bool = False, **settings
+    pipe: InDomainPipeline, prompt: str | None, num_images: int, seed: int = 0, batch_size: int = 8, quiet: bool = False,
+    keep: Callable[[int, Image.Image], None] = lambda seed, image: None, **settings,
 ) -> list[Image.Image]:
     """`sample` with a pipeline that is loaded already; `settings` are its call's."""
     for name, value in (("the number of images", num_images), ("the batch size", batch_size)):
@@ -54,7 +58,10 @@ def sample_with(
         for start in range(0, num_images, batch_size):
             seeds = range(seed + start, seed + min(start + batch_size, num_images))
             generators = [torch.Generator().manual_seed(s) for s in seeds]
-            images += pipe(prompt, num_images_per_prompt=len(seeds), generator=generators, **settings).images
+            batch = pipe(prompt, num_images_per_prompt=len(seeds), generator=generators, **settings).images
+            for s, image in zip(seeds, batch, strict=True):
+                keep(s, image)
+            images += batch
             bar.update(len(seeds))
     return images
 
@@ -80,10 +87,22 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     if args["domain"].lower() == "none":
         args["domain"] = None
-    images = sample(args.pop("prompt"), **args)
-    for i, image in enumerate(images):
-        image.save(out / f"{args['seed'] + i:05d}.png")
-    contact_sheet(images).save(out / "sheet.png")
+    if args["quiet"]:
+        hide_loading_bars()
+    saved = []
+
+    def keep(seed: int, image: Image.Image) -> None:
+        image.save(out / f"{seed:05d}.png")
+        saved.append(seed)
+
+    try:
+        images = sample(args.pop("prompt"), keep=keep, **args)
+        contact_sheet(images).save(out / "sheet.png")
+    except (KeyboardInterrupt, OSError) as stop:
+        kept = f"{len(saved)} of {args['num_images']} images are in {out}"
+        if isinstance(stop, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"stopped: {kept}") from None
+        raise UserError(f"{stop.strerror}: {kept}; make room there, or choose another --out") from stop
     print(f"{len(images)} images and sheet.png in {out}")
 
 

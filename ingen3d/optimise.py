@@ -1,14 +1,13 @@
 """The one optimisation loop of the engine: Adam on a field, with checkpoints that make a killed run end like an unbroken one."""
 
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
-from core.interrupts import interrupt_between_steps
+from core.checkpoints import checkpointed, save_atomically
 
 from .field import TriPlaneField
 from .render import OccupancyGrid
@@ -50,37 +49,19 @@ def optimise(
         log.info("%s goes on at step %d of %d", name, start, settings.steps)
 
     def save(step: int) -> None:
-        partial = checkpoint.with_suffix(".tmp")
-        torch.save(
-            dict(
-                step=step,
-                field=field.state_dict(),
-                grid=grid.state_dict(),
-                optimizer=optimizer.state_dict(),
-                generator=generator.get_state(),
-                averages=averages,
-            ),
-            partial,
-        )
-        partial.replace(checkpoint)
+        state = dict(step=step, field=field.state_dict(), grid=grid.state_dict(), optimizer=optimizer.state_dict())
+        save_atomically(state | dict(generator=generator.get_state(), averages=averages), checkpoint)
 
-    saved = time.monotonic()
-    with interrupt_between_steps() as stop:
-        bar = tqdm(range(start, settings.steps), name, initial=start, total=settings.steps, disable=quiet)
-        for step in bar:
-            if step % GRID_EVERY == 0 and step:
-                grid.update(field, generator)
-            terms = objective(step)
-            optimizer.zero_grad(set_to_none=True)
-            sum(terms.values()).backward()
-            optimizer.step()
-            for key, value in terms.items():
-                averages[key] = 0.95 * averages.get(key, value.item()) + 0.05 * value.item()
-            if step % 10 == 0:
-                bar.set_postfix({k: f"{v:.2g}" for k, v in averages.items()})
-            if stop.is_set() or time.monotonic() - saved > CHECKPOINT_SECONDS:
-                save(step + 1)
-                saved = time.monotonic()
-            if stop.is_set():
-                raise KeyboardInterrupt(f"{name} stopped after step {step + 1} of {settings.steps}")
+    bar = tqdm(range(start, settings.steps), name, initial=start, total=settings.steps, disable=quiet)
+    for step in checkpointed(bar, name, save, CHECKPOINT_SECONDS):
+        if step % GRID_EVERY == 0 and step:
+            grid.update(field, generator)
+        terms = objective(step)
+        optimizer.zero_grad(set_to_none=True)
+        sum(terms.values()).backward()
+        optimizer.step()
+        for key, value in terms.items():
+            averages[key] = 0.95 * averages.get(key, value.item()) + 0.05 * value.item()
+        if step % 10 == 0:
+            bar.set_postfix({k: f"{v:.2g}" for k, v in averages.items()})
     return averages

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from core import InDomainPipeline
-from core.devices import best_device
+from core.devices import find_device
 from core.errors import UserError
 from core.images import contact_sheet, load_image
 from core.presets import find_domain, find_preset
@@ -85,7 +85,7 @@ def text_to_3d(
     if not prompt or not prompt.strip():
         raise UserError("the prompt is empty: say what to make, such as 'a vase'")
     settings = load_settings(preset, overrides, steps)
-    device = torch.device(device or best_device())
+    device = find_device(device)
     models = models or Models(preset, domain, device)
     for stage in (settings.image, settings.refine):
         stage.guidance_scale = models.preset.guidance_scale if stage.guidance_scale is None else stage.guidance_scale

@@ -1,12 +1,14 @@
 """The pipeline samples as diffusers does, and by the rule; images do not depend on their batch."""
 
 import logging
+import sys
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
 
 from core import InDomainPipeline, NullTextUNet
+from core import sample as sample_module
 from core.errors import UserError
 
 from .conftest import tiny_pipeline
@@ -152,3 +154,21 @@ def test_the_kiln_loads_and_folds_exactly(kiln_weights, domain):
     with torch.no_grad():
         difference = NullTextUNet.from_prior(pipe.unet, feature)(z_t, t).sample - pipe.unet(z_t, t, feature.expand(2, -1, -1)).sample
     assert difference.abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("stop, raised", [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "No space left on device"), UserError)])
+def test_pictures_that_are_done_are_kept_when_sampling_is_stopped(stop, raised, tiny_sd, tmp_path, monkeypatch):
+    calls, whole = [], InDomainPipeline.__call__
+
+    def stopped(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise stop
+        return whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(InDomainPipeline, "__call__", stopped)
+    command = f"sample --preset {tiny_sd} --domain none --num-images 5 --batch-size 2 --steps 1 --seed 7 --device cpu --out {tmp_path}"
+    monkeypatch.setattr(sys, "argv", command.split())
+    with pytest.raises(raised, match="4 of 5 images are in"):
+        sample_module.main()
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"{seed:05d}.png" for seed in (7, 8, 9, 10)]

@@ -2,13 +2,14 @@
 
 import json
 import logging
+import shutil
 import signal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from core import InDomainPipeline, NullTextUNet
 from core.errors import UserError
@@ -113,12 +114,31 @@ def test_going_on_with_other_settings_is_refused_and_starting_anew_is_not(tiny_s
     train_domain("clay", pictures, tiny_sd, tmp_path / "clay", resume=False, **SHORT | {"batch_size": 2})
 
 
+def test_going_on_over_other_weights_of_the_same_prior_is_refused(tiny_sd, pictures, tmp_path):
+    prior = shutil.copytree(tiny_sd, tmp_path / "prior")
+    train_domain("clay", pictures, prior, tmp_path / "clay", **SHORT)
+    file = prior / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({k: v + (k == "conv_in.bias") for k, v in load_file(file).items()}, file)
+    with pytest.raises(UserError, match="prior_weights.*--no-resume"):
+        train_domain("clay", pictures, prior, tmp_path / "clay", **SHORT)
+
+
+@pytest.mark.parametrize("stage", ["encode_folder", "optimise_text_feature"])
+def test_ctrl_c_before_the_training_loop_says_how_to_go_on(stage, tiny_sd, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(domain_module, stage, lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt, match="clay.work: run the same command again"):
+        train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
+
+
 def test_a_bad_picture_is_named_and_the_run_goes_on_and_none_left_is_an_error(tiny_sd, pictures, tmp_path, caplog):
     data = tmp_path / "data"
     data.mkdir()
     (data / "broken.png").write_bytes(b"\x89PNG nothing")
     with pytest.raises(UserError, match="no usable image"):
         train_domain("clay", data, tiny_sd, tmp_path / "none", **SHORT)
+    with pytest.raises(UserError, match="no device"):
+        train_domain("clay", pictures, tiny_sd, tmp_path / "none", **SHORT | {"device": "foo"})
+    assert not (tmp_path / "none.work").exists()
     Image.open(pictures / "0.png").save(data / "good.png")
     with caplog.at_level(logging.WARNING):
         train_domain("clay", data, tiny_sd, tmp_path / "some", **SHORT)

@@ -11,7 +11,8 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from ..devices import best_device
+from ..checkpoints import save_atomically
+from ..devices import find_device
 from . import autoencoder, clip, judge, prior, zero123
 from .data import composite, load_views, render_world
 
@@ -28,7 +29,7 @@ class Kiln:
 
     def __init__(self, cache: Path = CACHE, device: str | None = None, scale: float = 1.0, quiet: bool = False, weights: Path = WEIGHTS):
         self.cache, self.weights, self.quiet = cache, weights, quiet
-        self.device = torch.device(device) if device else best_device()
+        self.device = find_device(device)
         self.steps = {k: max(2, round(v * scale)) for k, v in STEPS.items()}
 
     def views(self, world: str, split: str = "train"):
@@ -77,7 +78,7 @@ class Kiln:
             images = self.views("base").images
             vae = self.load_vae()
             both = [autoencoder.encode_all(vae, x, self.device).cpu() for x in (images, images[:, :, ::-1])]
-            torch.save(torch.cat(both), file)
+            save_atomically(torch.cat(both), file)
         return torch.load(file, weights_only=True)
 
     def prior(self) -> None:

@@ -3,8 +3,6 @@
 import csv
 import logging
 import math
-import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +10,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
+
+from ..checkpoints import checkpointed, save_atomically
+from ..interrupts import kept_in
 
 logger = logging.getLogger(__name__)
 
@@ -52,34 +53,28 @@ def fit(
         logger.info("%s goes on at step %d of %d", folder.name, first, steps)
 
     def save(step: int) -> None:
-        partial = checkpoint.with_suffix(".partial")
-        torch.save({"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, partial)
-        os.replace(partial, checkpoint)
+        save_atomically({"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, checkpoint)
 
-    saved, means = time.monotonic(), {}
+    means = {}
     bar = tqdm(range(first, steps), folder.name, initial=first, total=steps, disable=quiet, mininterval=5)
-    for step in bar:
-        torch.manual_seed(step)
-        scale = min(1, (step + 1) / warmup) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * scale
-        terms = loss(step)
-        optimizer.zero_grad(set_to_none=True)
-        terms["loss"].backward()
-        nn.utils.clip_grad_norm_(params, 1.0)
-        optimizer.step()
-        average.update_parameters(model)
-        for key, value in terms.items():
-            means[key] = 0.98 * means.get(key, value.item()) + 0.02 * value.item()
-        if (step + 1) % 20 == 0:
-            bar.set_postfix({k: f"{v:.4f}" for k, v in means.items()})
-            with open(log, "a", newline="") as f:
-                csv.writer(f).writerow([step + 1, *(f"{v:.6f}" for v in means.values())])
-        if sample and (step + 1) % sample_every == 0:
-            sample(average.module, step + 1)
-        if time.monotonic() - saved > checkpoint_seconds:
-            save(step + 1)
-            saved = time.monotonic()
-    if first < steps:
-        save(steps)
+    with kept_in(folder):
+        for step in checkpointed(bar, folder.name, save, checkpoint_seconds):
+            torch.manual_seed(step)
+            scale = min(1, (step + 1) / warmup) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * scale
+            terms = loss(step)
+            optimizer.zero_grad(set_to_none=True)
+            terms["loss"].backward()
+            nn.utils.clip_grad_norm_(params, 1.0)
+            optimizer.step()
+            average.update_parameters(model)
+            for key, value in terms.items():
+                means[key] = 0.98 * means.get(key, value.item()) + 0.02 * value.item()
+            if (step + 1) % 20 == 0:
+                bar.set_postfix({k: f"{v:.4f}" for k, v in means.items()})
+                with open(log, "a", newline="") as f:
+                    csv.writer(f).writerow([step + 1, *(f"{v:.6f}" for v in means.values())])
+            if sample and (step + 1) % sample_every == 0:
+                sample(average.module, step + 1)
     return average.module.eval()

@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,10 +16,11 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from ..devices import best_device
+from ..checkpoints import checkpointed, fingerprint, save_atomically
+from ..devices import find_device
 from ..errors import UserError
 from ..images import ImageFolder, contact_sheet
-from ..interrupts import interrupt_between_steps
+from ..interrupts import kept_in
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
 from ..presets import find_preset, user_domains
@@ -65,29 +65,30 @@ def train_domain(
     for key, value in (("steps", steps), ("batch size", batch_size)):
         if value < 1:
             raise UserError(f"the {key} is {value}: give 1 or more")
-    settings = {"name": name, "data": str(Path(data).resolve()), "prior": str(preset), "batch_size": batch_size,
-                "learning_rate": learning_rate, "feature_steps": feature_steps, "ema_decay": ema_decay, "seed": seed}
     check_target(name, out)
-    ImageFolder(data, 1)  # a folder that is not there is an error before anything is written
-    open_work(work, settings, resume)
-
-    device = torch.device(device) if device else best_device()
+    device = find_device(device)
+    next(iter(ImageFolder(data, 1)))  # a folder without an image is an error before anything is written
     pipe = InDomainPipeline.from_pretrained(preset).to(device)
     pipe.set_progress_bar_config(disable=True)
+    settings = {"name": name, "data": str(Path(data).resolve()), "prior": str(preset), "prior_weights": fingerprint(pipe.unet, pipe.vae),
+                "batch_size": batch_size, "learning_rate": learning_rate, "feature_steps": feature_steps, "ema_decay": ema_decay, "seed": seed}
+    open_work(work, settings, resume)
+
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     resolution = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    latents = cached(work / "latents.safetensors", lambda: encode_folder(pipe, ImageFolder(data, resolution), quiet))
-    feature = cached(work / "text_feature.safetensors", lambda: optimise_text_feature(
-        pipe.unet, scheduler, latents, initial_features(pipe, name), feature_steps, batch_size, seed=seed, quiet=quiet))
 
     def sample(unet_d: NullTextUNet, step: int) -> None:
         pipe.domain_unet = unet_d
         images = pipe(None, num_images_per_prompt=16, generator=torch.Generator().manual_seed(seed)).images
         contact_sheet(images).save(work / f"sample-{step:06d}.png")
 
-    unet = NullTextUNet.from_prior(pipe.unet, feature)
-    history = fit(unet, scheduler, latents, work, steps, batch_size, learning_rate, ema_decay, seed,
-                  checkpoint_seconds, sample, sample_every, quiet)
+    with kept_in(work):
+        latents = cached(work / "latents.safetensors", lambda: encode_folder(pipe, ImageFolder(data, resolution), quiet))
+        feature = cached(work / "text_feature.safetensors", lambda: optimise_text_feature(
+            pipe.unet, scheduler, latents, initial_features(pipe, name), feature_steps, batch_size, seed=seed, quiet=quiet))
+        unet = NullTextUNet.from_prior(pipe.unet, feature)
+        history = fit(unet, scheduler, latents, work, steps, batch_size, learning_rate, ema_decay, seed,
+                      checkpoint_seconds, sample, sample_every, quiet)
     record = settings | {"images": len(latents) // 2, "steps": steps, "loss": sum(history[-50:]) / len(history[-50:]),
                          "date": datetime.now(timezone.utc).date().isoformat()}
     record["data"] = Path(data).name
@@ -155,38 +156,27 @@ def fit(
         history = state["history"]
         logger.info("goes on at step %d of %d", len(history), steps)
 
-    def save() -> None:
-        partial = checkpoint.with_suffix(".partial")
-        torch.save({"unet": unet.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema.state_dict(), "history": history}, partial)
-        os.replace(partial, checkpoint)
+    def save(step: int) -> None:
+        save_atomically({"unet": unet.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema.state_dict(), "history": history}, checkpoint)
         with open(work / "loss.csv", "w", newline="") as file:
             csv.writer(file).writerows([("step", "loss"), *enumerate(history, 1)])
 
-    saved = time.monotonic()
     bar = tqdm(range(len(history), steps), "domain", initial=len(history), total=steps, disable=quiet)
-    with interrupt_between_steps() as interrupted:
-        for step in bar:
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-            z = draw(latents, batch_size, generator).to(unet.device)
-            loss = denoising_loss(lambda z_t, t: unet(z_t, t).sample, scheduler, z, generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            ema.step(unet.parameters())
-            history.append(loss.item())
-            bar.set_postfix(loss=f"{sum(history[-50:]) / len(history[-50:]):.4f}", refresh=False)
-            last = step + 1 == steps
-            if (step + 1) % sample_every == 0 or last:
-                ema.store(unet.parameters())
-                ema.copy_to(unet.parameters())
-                sample(unet, step + 1)
-                ema.restore(unet.parameters())
-            if last or interrupted.is_set() or time.monotonic() - saved > checkpoint_seconds:
-                save()
-                saved = time.monotonic()
-            if interrupted.is_set() and not last:
-                bar.close()
-                raise KeyboardInterrupt(f"stopped after step {step + 1} of {steps}, kept in {work}: run the same command again to go on")
+    for step in checkpointed(bar, "domain", save, checkpoint_seconds):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        z = draw(latents, batch_size, generator).to(unet.device)
+        loss = denoising_loss(lambda z_t, t: unet(z_t, t).sample, scheduler, z, generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        ema.step(unet.parameters())
+        history.append(loss.item())
+        bar.set_postfix(loss=f"{sum(history[-50:]) / len(history[-50:]):.4f}", refresh=False)
+        if (step + 1) % sample_every == 0 or step + 1 == steps:
+            ema.store(unet.parameters())
+            ema.copy_to(unet.parameters())
+            sample(unet, step + 1)
+            ema.restore(unet.parameters())
     ema.copy_to(unet.parameters())
     return history
 

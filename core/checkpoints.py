@@ -1,0 +1,44 @@
+"""What lets a stopped run go on: checkpoints that are whole or not there, a Ctrl-C that waits for one, and a hash of what it stands on."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from .interrupts import interrupt_between_steps
+
+
+def save_atomically(state: Any, file: Path) -> None:
+    """torch.save by way of another file, so that a run killed amid it keeps the one before."""
+    partial = file.with_suffix(".partial")
+    with open(partial, "wb", buffering=0) as stream:  # torch's own writer hides a full disk in a RuntimeError, Python's is an OSError
+        torch.save(state, stream)
+    partial.replace(file)
+
+
+def checkpointed(bar: tqdm, name: str, save: Callable[[int], None], seconds: float) -> Iterator[int]:
+    """The steps of a bar, with `save(steps done)` after the last one and every `seconds`; Ctrl-C is raised between steps, after saving."""
+    saved = time.monotonic()
+    with interrupt_between_steps() as interrupted:
+        for step in bar:
+            yield step
+            if step + 1 == bar.total or interrupted.is_set() or time.monotonic() - saved > seconds:
+                save(step + 1)
+                saved = time.monotonic()
+            if interrupted.is_set():
+                raise KeyboardInterrupt(f"{name} stopped after step {step + 1} of {bar.total}")
+
+
+def fingerprint(*modules: nn.Module) -> str:
+    """A short hash of all weights: a run begun on some models must not go on with others of the same name."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
