@@ -5,7 +5,10 @@ import logging
 import sys
 from collections.abc import Callable
 
+from safetensors import SafetensorError
+
 EXIT_USER, EXIT_INTERRUPTED = 2, 130
+WRONG_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 class UserError(Exception):
@@ -27,11 +30,12 @@ def run_cli(main: Callable[[], None]) -> None:
         if error.name not in ("mitsuba", "torchmetrics"):
             raise
         sys.exit(_say(f"error: {error.name} is not installed: pip install 'ingen3d[kiln]'", EXIT_USER))
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except (OSError, SafetensorError) as error:
+        code = getattr(error, "errno", None)
+        if code == errno.ENOSPC or "No space left" in str(error):  # safetensors has words only
             sys.exit(_say("error: the disk is full: make room, then run the same command again to go on", EXIT_USER))
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-            sys.exit(_say(f"error: cannot write to {error.filename} ({error.strerror}): choose another folder with --out", EXIT_USER))
+        if code in WRONG_PATH:
+            sys.exit(_say(f"error: cannot use {error.filename} ({error.strerror}): give another path, such as another --out", EXIT_USER))
         raise
 
 

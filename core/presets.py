@@ -107,16 +107,12 @@ def is_hub_id(name: str) -> bool:
 def wanted(name: str, files: str) -> Iterator[None]:
     """Turn whatever keeps models from being loaded into one line: what was wanted, and how to get it."""
     from huggingface_hub.errors import HfHubHTTPError
+    from safetensors import SafetensorError
 
-    try:
-        import httpx
-
-        unreachable = (httpx.HTTPError, HfHubHTTPError)
-    except ImportError:  # huggingface_hub < 1.0 uses requests, whose errors are OSErrors
-        unreachable = (HfHubHTTPError,)
+    unreachable = HfHubHTTPError.__bases__  # the errors of the client that huggingface_hub is built on: requests, httpx or httpx2
     try:
         yield
-    except (OSError, ValueError, *unreachable) as error:
+    except (OSError, ValueError, SafetensorError, *unreachable) as error:
         if Path(name).is_relative_to(WEIGHTS) and not Path(name).is_dir():
             raise UserError(f"the kiln's {files} is not in {name}: run scripts/fire_kiln.py, or install ingen3d anew") from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)

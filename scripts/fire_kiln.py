@@ -12,6 +12,7 @@ from core.errors import run_cli
 
 def main() -> None:
     from core.kiln.fire import CACHE, STAGES, Kiln
+    from core.progress import hide_loading_bars
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=[*STAGES, "all"], nargs="+")
@@ -20,6 +21,8 @@ def main() -> None:
     parser.add_argument("--device", default=None)
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args()
+    if args.quiet:
+        hide_loading_bars()
     kiln = Kiln(args.cache, args.device, args.scale, args.quiet)
     for stage in STAGES if "all" in args.stage else args.stage:
         getattr(kiln, stage)()

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from core.errors import run_cli
+from core.progress import hide_loading_bars
 from ingen3d.pipeline import text_to_3d
 
 
@@ -25,6 +26,8 @@ def main() -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="a setting, such as refine.sds=0.2"
     )
     args = vars(parser.parse_args())
+    if args["quiet"]:
+        hide_loading_bars()
     if args["domain"].lower() == "none":
         args["domain"] = None
     run = text_to_3d(**args)

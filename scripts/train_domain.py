@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a so
 import torch
 
 from core.errors import run_cli
+from core.progress import hide_loading_bars
 from core.training.domain import train_domain
 
 
@@ -31,6 +32,8 @@ def main() -> None:
     parser.add_argument("--device", help="cuda, mps or cpu; the best there is by default")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     args = vars(parser.parse_args())
+    if args["quiet"]:
+        hide_loading_bars()
     print(f"domain '{args['name']}' is in {train_domain(**args)}")
 
 

@@ -1,12 +1,20 @@
 """Names lead to models, and a wrong one to a line that helps."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
+import torch
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 
 from core import InDomainPipeline, NullTextUNet
+from core.checkpoints import save_atomically
+from core.devices import find_device
 from core.errors import EXIT_INTERRUPTED, EXIT_USER, UserError, run_cli
-from core.presets import PRESETS, WEIGHTS, Preset, find_domain, find_preset, user_domains
+from core.presets import PRESETS, WEIGHTS, Preset, find_domain, find_preset, user_domains, wanted
+from core.progress import hide_loading_bars
 from core.training.domain import save_domain
 
 from .conftest import tiny_unet
@@ -15,8 +23,6 @@ RECORD = {"name": "clay", "phrase": "{prompt}", "prior": "kiln", "resolution": 1
 
 
 def make_domain(folder, record=RECORD, **unet):
-    import torch
-
     save_domain(folder, NullTextUNet.from_prior(tiny_unet(**unet), torch.zeros(1, 1, 24)), torch.zeros(1, 1, 24), record)
 
 
@@ -67,7 +73,54 @@ def test_an_unfired_kiln_is_said_to_be_one(monkeypatch):
         InDomainPipeline.from_pretrained("kiln")
 
 
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"])
+def test_weights_that_are_cut_short_are_said_to_be_unusable(tiny_sd, tmp_path, part):
+    folder = shutil.copytree(tiny_sd, tmp_path / "sd")
+    file = folder / f"{part}.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match="no usable model folder"):
+        InDomainPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("error", [SafetensorError("cut short"), HfHubHTTPError.__bases__[0]("no route to host")])
+def test_what_a_download_stumbles_over_is_one_line(error):
+    with pytest.raises(UserError, match=f"{error}.*hf download"), wanted("someone/model", "a unet"):
+        raise error
+
+
+@pytest.mark.parametrize("name", ["foo", "", "cuda:99"])
+def test_a_device_that_is_not_there_is_said_with_those_that_are(name):
+    with pytest.raises(UserError, match=f"no device '{name}'; known: .*cpu"):
+        find_device(name)
+    assert find_device("cpu") == torch.device("cpu") and find_device(None).type in ("cuda", "mps", "cpu")
+
+
+def test_quiet_loading_shows_no_bar(tiny_sd, capfd):
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    hide_loading_bars()
+    InDomainPipeline.from_pretrained(tiny_sd)
+    quiet = capfd.readouterr().err
+    diffusers_logging.enable_progress_bar()
+    transformers_logging.enable_progress_bar()
+    InDomainPipeline.from_pretrained(tiny_sd)
+    assert "Loading" not in quiet and "Loading" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
+@pytest.mark.parametrize("size", [1, 10**6])
+def test_a_checkpoint_on_a_full_disk_is_said_so_and_the_one_before_is_kept(size, tmp_path):
+    save_atomically(1, tmp_path / "checkpoint.pt")
+    (tmp_path / "checkpoint.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        save_atomically(torch.zeros(size), tmp_path / "checkpoint.pt")
+    assert torch.load(tmp_path / "checkpoint.pt") == 1
+
+
 @pytest.mark.parametrize("error, code, said", [
+    (FileNotFoundError(2, "No such file or directory", "gone/x"), EXIT_USER, "gone/x"), (OSError(36, "File name too long", "xxx"), EXIT_USER, "too long"),
+    (SafetensorError("I/O error: No space left on device (os error 28)"), EXIT_USER, "disk is full"),
     (UserError("the prompt is empty"), EXIT_USER, "error: the prompt is empty"), (KeyboardInterrupt("stopped at 3"), EXIT_INTERRUPTED, "stopped at 3"),
     (OSError(28, "No space left on device"), EXIT_USER, "disk is full"), (PermissionError(13, "Permission denied", "/root/x"), EXIT_USER, "/root/x"),
     (FileExistsError(17, "File exists", "out"), EXIT_USER, "--out"),
