@@ -27,14 +27,19 @@ def main() -> None:
 
     from core.evaluation import kiln
     from core.kiln.fire import CACHE, WEIGHTS
+    from core.progress import hide_loading_bars
 
-    data = CACHE / "data"
+    if args.quiet:
+        hide_loading_bars()
+    data, accuracy = CACHE / "data", WEIGHTS / "judge" / "accuracy.json"
     if {"autoencoder", "domain", "run"} & set(args.measure) and not data.is_dir():
         raise UserError(f"no renders in {data}: run `python scripts/fire_kiln.py data` first")
+    if {"judge", "prior", "domain", "run"} & set(args.measure) and not accuracy.is_file():
+        raise UserError(f"no judge in {accuracy.parent}: run `python scripts/fire_kiln.py judge` first")
     measures = {
         "fold": lambda: {"max_difference": kiln.fold_error()},
         "autoencoder": lambda: kiln.autoencoder_psnr(data),
-        "judge": lambda: json.loads((WEIGHTS / "judge" / "accuracy.json").read_text()),
+        "judge": lambda: json.loads(accuracy.read_text()),
         "prior": lambda: kiln.prior_alignment(args.seeds, args.quiet),
         "domain": lambda: kiln.domain_fidelity(data, args.domain, args.images, args.quiet),
         "run": lambda: kiln.run_quality(args.folder, data, args.domain),

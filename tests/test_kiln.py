@@ -1,11 +1,13 @@
 """The kiln: its world is what the captions say, and its firing goes on where it was."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
 import torch
 
+from core.errors import UserError
 from core.kiln import data, glazes, judge, shapes
 from core.kiln.clip import caption_corpus, new_tokenizer
 from core.kiln.loop import fit
@@ -76,24 +78,48 @@ def test_held_out_objects_are_never_trained_on(tmp_path):
     assert {r["object"] for r in train.records} == {1, 21} and {r["object"] for r in test.records} == {0, 20}
 
 
-def test_training_killed_and_resumed_is_the_same_training(tmp_path):
-    def run(folder, stops):
-        for stop in stops:
-            torch.manual_seed(0)
-            model = torch.nn.Linear(3, 3)
+def test_training_stopped_or_killed_and_resumed_is_the_same_training(tmp_path):
+    class Killed(Exception):
+        pass
 
-            def loss(step):
-                if step == stop:
-                    raise KeyboardInterrupt
-                return {"loss": (model(torch.randn(4, 3)) - 1).square().mean()}
+    def kill():
+        raise Killed
 
-            try:
-                fit(model, loss, 12, 1e-2, folder, checkpoint_seconds=0, quiet=True)
-            except KeyboardInterrupt:
-                continue
-        return model.weight.detach().clone()
+    def train(folder, stop=None, how=None, seconds=0):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 3)
 
-    assert torch.equal(run(tmp_path / "whole", [None]), run(tmp_path / "broken", [5, 9, None]))
+        def loss(step):
+            if step == stop:
+                how()
+            return {"loss": (model(torch.randn(4, 3)) - 1).square().mean()}
+
+        fit(model, loss, 12, 1e-2, folder, checkpoint_seconds=seconds, quiet=True)
+        return model.weight.detach()
+
+    with pytest.raises(KeyboardInterrupt, match="broken stopped after step 4 of 12.*run the same command again"):
+        train(tmp_path / "broken", 3, lambda: signal.raise_signal(signal.SIGINT), seconds=1000)
+    with pytest.raises(Killed):
+        train(tmp_path / "broken", 8, kill)
+    assert torch.equal(train(tmp_path / "whole"), train(tmp_path / "broken"))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_judge_that_was_not_trained_is_named_with_the_way_to_it(tmp_path):
+    with pytest.raises(UserError, match="judge.safetensors.*fire_kiln.py judge"):
+        judge.Judge.load(tmp_path / "judge.safetensors")
+
+
+def test_the_same_images_give_the_same_kid_and_the_callers_randomness_is_left_alone():
+    pytest.importorskip("torchmetrics")
+    from core.evaluation.measures import kid
+
+    torch.manual_seed(0)
+    real, fake, state = torch.randn(40, 3, 2, 2), torch.randn(6, 3, 2, 2), torch.random.get_rng_state()
+    first = kid(torch.nn.Flatten(), real, fake)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(1)
+    assert kid(torch.nn.Flatten(), real, fake) == first
 
 
 def test_the_judge_ignores_what_has_no_ground_truth():

@@ -23,4 +23,6 @@ def fid(extractor: nn.Module, real: torch.Tensor, fake: torch.Tensor) -> float:
 def kid(extractor: nn.Module, real: torch.Tensor, fake: torch.Tensor, subsets: int = 50) -> float:
     """Kernel distance of features, unbiased also for a handful of images (Binkowski et al. 2018)."""
     metric = KernelInceptionDistance(feature=extractor, subsets=subsets, subset_size=min(len(real), len(fake)))
-    return float(_measure(metric, real, fake)[0])
+    with torch.random.fork_rng():  # it draws its subsets: the same ones each time, so that the same images give the same figure
+        torch.manual_seed(0)
+        return float(_measure(metric, real, fake)[0])

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ..errors import UserError
 from . import glazes, shapes
 from .data import Views
 from .loop import fit
@@ -53,6 +54,9 @@ class Judge(nn.Module):
 
     @classmethod
     def load(cls, file: Path = WEIGHTS) -> "Judge":
+        """Raises UserError where it has not been trained."""
+        if not file.is_file():
+            raise UserError(f"no judge in {file}: run `python scripts/fire_kiln.py judge` first")
         judge = cls()
         judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()})
         return judge.eval()
