@@ -1,6 +1,7 @@
 """Zero-1-to-3 as a noise predictor: what an object looks like from another camera (Liu et al. 2023).
 
 The folder layout is the diffusers one of `kxic/zero123-xl`: unet, vae, image_encoder, cc_projection, scheduler, feature_extractor.
+A folder may leave out the vae, which is Stable Diffusion's: the prior's takes its place.
 """
 
 import json
@@ -9,37 +10,17 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin, UNet2DConditionModel
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from huggingface_hub import hf_hub_download
-from torch import nn
 from transformers import CLIPVisionModelWithProjection
 
+from core.errors import UserError
 from core.guidance import MultiGuidance, Term
 from core.presets import wanted
 from core.sampling import denoise
+from core.zero123 import CCProjection, relative_pose
 
 from .cameras import Cameras
-
-
-class CCProjection(ModelMixin, ConfigMixin):
-    """One linear layer from (CLIP image embedding, relative camera) to a cross-attention token."""
-
-    @register_to_config
-    def __init__(self, in_channel: int = 772, out_channel: int = 768):
-        super().__init__()
-        self.projection = nn.Linear(in_channel, out_channel)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.projection(x)
-
-
-def relative_pose(target: Cameras, reference: Cameras) -> torch.Tensor:
-    """(d polar, sin d azimuth, cos d azimuth, d distance) in radians and world units, (B, 4)."""
-    d_polar = torch.deg2rad(reference.elevation_deg - target.elevation_deg)  # polar = 90 deg - elevation
-    d_azimuth = torch.deg2rad(target.azimuth_deg - reference.azimuth_deg)
-    return torch.stack([d_polar, d_azimuth.sin(), d_azimuth.cos(), target.distance - reference.distance], -1)
-
 
 PARTS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "image_encoder": CLIPVisionModelWithProjection, "cc_projection": CCProjection}
 
@@ -67,13 +48,18 @@ class Zero123:
     clip_std: torch.Tensor
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, device="cpu", dtype=torch.float32) -> "Zero123":
-        """From a folder or a Hub id. Raises UserError naming the part that could not be had."""
+    def from_pretrained(cls, name: str | Path, device="cpu", dtype=torch.float32, vae: AutoencoderKL | None = None) -> "Zero123":
+        """From a folder or a Hub id. vae: the prior's, for a folder without one. Raises UserError naming the part that could not be had."""
         name = str(name)
         with wanted(name, "feature_extractor"):
             clip = json.loads(_preprocessor(name).read_text())
         models = {}
         for part, kind in PARTS.items():
+            if part == "vae" and Path(name).is_dir() and not (Path(name) / part).is_dir():
+                if vae is None:
+                    raise UserError(f"'{name}' has no vae/: give the prior's, Zero123.from_pretrained(name, vae=pipe.vae)")
+                models[part] = vae
+                continue
             with wanted(name, part):
                 models[part] = kind.from_pretrained(name, subfolder=part).to(device, dtype).eval()
         for model in models.values():

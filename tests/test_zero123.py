@@ -8,6 +8,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from core.errors import UserError
+from core.kiln.renderer import View
 from ingen3d.cameras import Cameras
 from ingen3d.zero123 import CCProjection, Zero123, relative_pose
 
@@ -75,6 +76,11 @@ def test_relative_pose_is_polar_azimuth_distance():
     assert torch.allclose(moved, torch.tensor([[-torch.pi / 6, 1.0, 0.0, -0.2]]), atol=1e-5)
 
 
+def test_training_and_use_share_the_relative_pose():
+    target, reference = torch.tensor([[50.0], [120.0], [3.0]]), torch.tensor([[20.0], [30.0], [3.2]])
+    assert torch.equal(relative_pose(View(*target), View(*reference)), relative_pose(Cameras.at(50, 120, 3.0, 40), REFERENCE))
+
+
 @torch.no_grad()
 def test_guided_prediction_is_the_formula_of_the_network(zero123, asked):
     condition, z_t, cameras = asked
@@ -125,3 +131,14 @@ def test_a_folder_without_a_part_is_one_clear_line(folder, tmp_path):
     with pytest.raises(UserError, match="unet") as error:
         Zero123.from_pretrained(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_a_vae_takes_the_priors_and_one_with_keeps_its_own(zero123, folder, tmp_path):
+    for part in folder.iterdir():
+        if part.name != "vae":
+            (tmp_path / part.name).symlink_to(part)
+    with pytest.raises(UserError, match="no vae/"):
+        Zero123.from_pretrained(tmp_path)
+    borrowed, image = Zero123.from_pretrained(tmp_path, vae=zero123.vae), torch.rand(1, 3, 16, 16)
+    assert borrowed.vae is zero123.vae and torch.equal(borrowed.encode_images(image), zero123.encode_images(image))
+    assert Zero123.from_pretrained(folder, vae=zero123.vae).vae is not zero123.vae

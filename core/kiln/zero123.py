@@ -1,37 +1,31 @@
 """The kiln's Zero-1-to-3: the prior's UNet taught to see an object from another camera (Liu et al. 2023)."""
 
-import json
 from collections import defaultdict
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
-from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPVisionModelWithProjection
 
+from ..zero123 import CCProjection, relative_pose
 from .clip import WIDTH
 from .loop import fit
 from .prior import new_scheduler, new_unet
+from .renderer import View
 
 NO_IMAGE = 0.1  # share of steps without image and camera, for classifier-free guidance
 POSE = 4  # d polar, sin d azimuth, cos d azimuth, d distance
 
 
 def from_prior(prior: UNet2DConditionModel) -> UNet2DConditionModel:
-    """The prior with four more input channels for the reference latents, their weights zero at first."""
-    unet = new_unet(in_channels=8)
+    """The prior with as many input channels more for the reference's latents, their weights zero at first."""
+    unet = new_unet(in_channels=2 * prior.config.in_channels)
     state = prior.state_dict()
     state["conv_in.weight"] = torch.cat([state["conv_in.weight"], torch.zeros_like(state["conv_in.weight"])], 1)
     unet.load_state_dict(state)
     return unet
-
-
-def relative_pose(reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """(B, 3) cameras (elevation_deg, azimuth_deg, distance) -> (B, 4) in radians; polar = 90 degrees - elevation."""
-    angle = torch.deg2rad(target[:, :2] - reference[:, :2])
-    return torch.stack([-angle[:, 0], angle[:, 1].sin(), angle[:, 1].cos(), target[:, 2] - reference[:, 2]], 1)
 
 
 @torch.inference_mode()
@@ -52,21 +46,21 @@ def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prio
           folder: Path, device: torch.device, steps: int, batch_size: int = 20, quiet: bool = False) -> nn.ModuleDict:
     """Denoise a target view given the reference's latents (unscaled, concatenated) and one token of CLIP image and camera.
 
-    latents (N, 4, h, w) scaled, embeds (N, d) CLIP image embeddings. Returns {"unet", "cc_projection"}.
+    latents (N, C, h, w) scaled, embeds (N, d) CLIP image embeddings. Returns {"unet", "cc_projection"}.
     """
     torch.manual_seed(0)
-    unet, projection = from_prior(prior), nn.Linear(WIDTH + POSE, WIDTH)
+    unet, projection = from_prior(prior), CCProjection(WIDTH + POSE, WIDTH)
     modules = nn.ModuleDict({"unet": unet, "cc_projection": projection}).to(device)
     unet.to(memory_format=torch.channels_last)
     scheduler = new_scheduler()
-    camera = torch.tensor([[r["elevation_deg"], r["azimuth_deg"], r["distance"]] for r in records])
+    camera = torch.tensor([[r["elevation_deg"], r["azimuth_deg"], r["distance"]] for r in records]).T  # (3, N)
     reference, target = pairs(records)
 
     def loss(step):
         index = torch.randint(len(reference), (batch_size,))
         ref, tgt = reference[index], target[index]
         z, keep = latents[tgt].to(device), (torch.rand(batch_size, 1) > NO_IMAGE).float().to(device)
-        pose = relative_pose(camera[ref], camera[tgt]).to(device)
+        pose = relative_pose(View(*camera[:, tgt]), View(*camera[:, ref])).to(device)
         context = (projection(torch.cat([embeds[ref].to(device), pose], 1)) * keep)[:, None]
         image = latents[ref].to(device) / scaling_factor * keep[..., None, None]
         t = torch.randint(0, 1000, (batch_size,), device=device)
@@ -77,10 +71,5 @@ def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prio
     return fit(modules, loss, steps, 6e-4, folder, quiet=quiet)
 
 
-def save_projection(projection: nn.Linear, folder: Path) -> None:
-    """The layout of kxic/zero123-xl's `cc_projection`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {"_class_name": "CCProjection", "in_channel": projection.in_features, "out_channel": projection.out_features}
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
-    state = {f"projection.{k}": v.detach().contiguous().half() for k, v in projection.state_dict().items()}
-    save_file(state, folder / "diffusion_pytorch_model.safetensors")
+def save_projection(projection: CCProjection, folder: Path) -> None:
+    projection.half().save_pretrained(folder)
