@@ -143,6 +143,20 @@ def textured(field, mesh: trimesh.Trimesh, texture_size: int = 1024) -> trimesh.
     )
 
 
+def facts(path: Path) -> dict:
+    """What a user finds in an exported GLB: its texture's size, and its shape once the vertices that UV seams split are one again."""
+    mesh = trimesh.load(path, force="mesh")
+    texture = mesh.visual.material.baseColorTexture
+    mesh.merge_vertices(merge_tex=True, merge_norm=True)
+    return {
+        "faces": len(mesh.faces),
+        "components": int(mesh.body_count),
+        "watertight": bool(mesh.is_watertight),
+        "volume": round(float(mesh.volume), 4),
+        "texture_size": texture.width,
+    }
+
+
 def export(mesh: trimesh.Trimesh, folder: Path, name: str = "mesh") -> Path:
     """Write NAME.glb (y up, as glTF demands), NAME.obj with its texture and NAME.ply with vertex colours (z up). Returns the GLB."""
     glb = mesh.copy().apply_transform(Y_UP)

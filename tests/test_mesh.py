@@ -6,7 +6,7 @@ import torch
 import trimesh
 from torch import nn
 
-from ingen3d.mesh import export, extract, textured
+from ingen3d.mesh import export, extract, facts, textured
 
 CENTRE, RADII = torch.tensor([0.1, 0.0, 0.2]), torch.tensor([0.3, 0.4, 0.6])
 
@@ -49,6 +49,13 @@ def test_surface_is_where_the_field_has_it():
     mesh = extract(Egg(), resolution=64, threshold=20.0)
     q = np.linalg.norm((mesh.vertices - CENTRE.numpy()) / RADII.numpy(), axis=1)
     assert np.abs(q - 1).max() < 0.06
+
+
+def test_the_facts_are_those_of_the_file_and_seams_are_no_gaps(loaded):
+    mesh, folder = loaded
+    found = facts(folder / "mesh.glb")
+    assert not mesh.is_watertight and found["watertight"] and found["components"] == 1 and found["texture_size"] == 512
+    assert found["faces"] == len(mesh.faces) and found["volume"] == pytest.approx(4 / 3 * np.pi * RADII.prod().item(), rel=0.05)
 
 
 def test_glb_is_y_up_with_outward_normals_and_a_texture(loaded):
