@@ -20,6 +20,7 @@ class Preset:
     name: str
     prior: str
     zero123: str
+    config: str  # the name of ingen3d's settings for them, in configs/
     resolution: int
     zero123_resolution: int
     guidance_scale: float  # w0 of Sec. 3.4
@@ -30,8 +31,8 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), 128, 128, 7.0, 25, 3e-4),
-        Preset("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "kxic/zero123-xl", 512, 256, 7.0, 25, 1e-5),
+        Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), "kiln", 128, 128, 7.0, 25, 3e-4),
+        Preset("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "kxic/zero123-xl", "sd15", 512, 256, 7.0, 25, 1e-5),
     )
 }
 

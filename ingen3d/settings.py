@@ -2,14 +2,18 @@
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import UserError
+
+from .field import RADIUS
 
 
 @dataclass
@@ -105,34 +109,66 @@ class Settings:
     turntable: TurntableSettings = dataclasses.field(default_factory=TurntableSettings)
 
 
-def load_settings(preset: str, overrides: list[str] | dict | None = None, steps: int | None = None) -> Settings:
-    """Defaults, then configs/PRESET.yaml if there is one, then overrides: a mapping or a list of 'init.steps=100'.
+BOUNDS = {  # the least and the largest value that can work; other counts start at 1, other numbers at 0
+    "fovy_deg": (1, 170),
+    "elevation_range": (-90, 90),
+    "elevation_deg": (-90, 90),
+    "reference_elevation_deg": (-90, 90),
+    "reference_azimuth_deg": (-360, 360),
+    "distance_range": (RADIUS, math.inf),
+    "reference_distance": (RADIUS, math.inf),
+    "fill": (0.05, 1),
+    "resolution": (8, 1024),
+    "levels": (1, 8),
+    "render_size": (8, 4096),
+    "texture_size": (8, 16384),
+    "size": (16, 4096),
+    "faces": (100, math.inf),
+    "threshold": (1e-3, math.inf),
+    "blob_radius": (1e-3, math.inf),
+    "t_start": (0, 1),
+    "t_end": (0, 1),
+}
+
+
+def load_settings(config: str, overrides: list[str] | dict | None = None, steps: int | None = None) -> Settings:
+    """Defaults, then configs/CONFIG.yaml (a preset's `config`), then overrides: a mapping or a list of 'init.steps=100'.
 
     steps: of both optimisation stages, over all else. Raises UserError for an unknown key, naming the nearest known one, and for
-    a value of the wrong type.
+    a value of the wrong type or out of bounds.
     """
-    layers = []
-    file = _configs() / f"{Path(preset).name}.yaml"
-    if file.is_file():
-        layers.append(OmegaConf.create(file.read_text()))
-    if overrides:
-        for item in overrides if isinstance(overrides, list) else []:
-            if "=" not in item:
-                raise UserError(f"'{item}' is not of the form key=value, such as init.steps=100")
-        layers.append(OmegaConf.from_dotlist(overrides) if isinstance(overrides, list) else OmegaConf.create(overrides))
-    merged = OmegaConf.structured(Settings)
-    for layer in layers:
-        check_keys(Settings(), OmegaConf.to_container(layer))
-        try:
-            merged = OmegaConf.merge(merged, layer)
-        except OmegaConfBaseException as error:
-            raise UserError(f"a setting has a wrong value: {str(error).splitlines()[0]}") from error
-    settings = OmegaConf.to_object(merged)
+    for item in overrides if isinstance(overrides, list) else []:
+        if "=" not in item:
+            raise UserError(f"'{item}' is not of the form key=value, such as init.steps=100")
+    try:
+        given = OmegaConf.from_dotlist(overrides) if isinstance(overrides, list) else OmegaConf.create(overrides or {})
+        check_keys(Settings(), OmegaConf.to_container(given))
+        preset = OmegaConf.create((_configs() / f"{config}.yaml").read_text())
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), preset, given))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise UserError(f"a setting in {overrides} has a wrong value: {str(error).splitlines()[0]}") from error
     for stage in (settings.init, settings.refine):
         stage.steps = stage.steps if steps is None else steps
-        if stage.steps < 1:
-            raise UserError(f"steps must be at least 1, got {stage.steps}")
+    check(settings)
     return settings
+
+
+def check(settings: Settings) -> None:
+    """Raise UserError for the first value that no run can work with."""
+    for section in fields(settings):
+        for name, value in vars(getattr(settings, section.name)).items():
+            if value is None or isinstance(value, bool):
+                continue
+            low, high = BOUNDS.get(name, (1 if isinstance(value, int) else 0, math.inf))
+            ends = (value, value) if isinstance(value, (int, float)) else value
+            if not all(low <= end <= high and math.isfinite(end) for end in ends):
+                bounds = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+                raise UserError(f"{section.name}.{name} is {value}: give {bounds}")
+            if len(ends) != 2 or ends[0] > ends[1]:
+                raise UserError(f"{section.name}.{name} is {value}: give two numbers, the smaller one first")
+    field = settings.field
+    if field.resolution % 2 ** (field.levels - 1):  # each level of the pyramid has half the resolution of the next
+        raise UserError(f"field.resolution is {field.resolution}: give a multiple of {2 ** (field.levels - 1)} for {field.levels} levels")
 
 
 def _configs():
@@ -150,5 +186,7 @@ def check_keys(known, given: dict, path: str = "") -> None:
             near = difflib.get_close_matches(str(key), names, 1, 0.0)[0]
             raise UserError(f"unknown setting '{path}{key}': did you mean '{path}{near}'?")
         child = getattr(known, key)
-        if is_dataclass(child) and isinstance(value, dict):
+        if is_dataclass(child):
+            if not isinstance(value, dict):
+                raise UserError(f"'{path}{key}' is a section, not a value: set one of {path}{key}.{{{', '.join(f.name for f in fields(child))}}}")
             check_keys(child, value, f"{path}{key}.")

@@ -45,6 +45,9 @@ class Reference:
 
 def make_reference(image: Image.Image, settings: Settings, size: int, reframe: bool, device) -> Reference:
     """The reference from a picture; a user's picture is moved to the framing that the models know."""
+    if reframe:
+        image = image.convert("RGBA")  # a copy
+        image.thumbnail((1024, 1024), Image.Resampling.LANCZOS)  # no model sees more, and a phone's picture would take minutes
     rgba = foreground(image)
     if reframe:
         rgba = frame(rgba, size, settings.image.fill)
