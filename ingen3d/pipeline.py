@@ -2,11 +2,9 @@
 
 import hashlib
 import importlib.metadata
-import io
 import logging
 import re
-import resource
-import time
+import sys
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +22,7 @@ from core.presets import find_domain, find_preset
 from . import mesh as meshes
 from .field import TriPlaneField
 from .render import OccupancyGrid
-from .run_folder import RunFolder, fingerprint
+from .run_folder import RunFolder, choose_folder, fingerprint, models_fingerprint
 from .settings import Settings, load_settings
 from .stages import initialise, make_reference, reference_metrics, refine, turntable
 from .zero123 import Zero123
@@ -47,7 +45,8 @@ class Models:
     def __init__(self, preset: str, domain: str | None, device):
         self.name, self.domain, self.device = preset, domain, torch.device(device)
         self.preset = find_preset(preset)
-        find_domain(domain)  # an unknown one is an error now, not after the first stage
+        found = find_domain(domain)  # an unknown one is an error now, not after the first stage
+        self.fingerprint = models_fingerprint(self.preset.prior, self.preset.zero123, *([found.folder] if found else []))
 
     @cached_property
     def pipe(self) -> InDomainPipeline:
@@ -60,7 +59,7 @@ class Models:
 
     @cached_property
     def zero123(self) -> Zero123:
-        return Zero123.from_pretrained(self.preset.zero123, self.device)
+        return Zero123.from_pretrained(self.preset.zero123, self.device, vae=self.pipe.vae)
 
 
 def text_to_3d(
@@ -80,23 +79,23 @@ def text_to_3d(
 
     image: start from this picture and not from a sampled one. steps: of each of the two optimisation stages.
     overrides: settings on top of the preset's, as a mapping or a list of 'refine.sds=0.2'. models: in place of the preset's own.
-    Files go to OUT/DOMAIN/PROMPT-SEED/; the same call goes on where an interrupted one was. Raises UserError for what a caller can mend.
+    Files go to OUT/DOMAIN/PROMPT-SEED/, or with a short hash after that where another preset or image has a run there already.
+    The same call goes on where an interrupted one was; stages whose settings or models have changed are made again.
+    Raises UserError for what a caller can mend.
     """
     if not prompt or not prompt.strip():
         raise UserError("the prompt is empty: say what to make, such as 'a vase'")
-    settings = load_settings(preset, overrides, steps)
     device = find_device(device)
     models = models or Models(preset, domain, device)
+    settings = load_settings(models.preset.config, overrides, steps)
     for stage in (settings.image, settings.refine):
         stage.guidance_scale = models.preset.guidance_scale if stage.guidance_scale is None else stage.guidance_scale
     settings.image.num_inference_steps = settings.image.num_inference_steps or models.preset.num_inference_steps
     picture = load_image(image) if isinstance(image, (str, Path)) else image
-    run = RunFolder(Path(out) / (domain and Path(domain).name or "open") / f"{slug(prompt)}-{seed}")
-    run.record |= dict(
-        prompt=prompt,
-        domain=domain,
-        preset=str(preset),
-        seed=seed,
+    domain = domain and str(domain)
+    made_from = dict(prompt=prompt, domain=domain, preset=str(preset), seed=seed, image_sha256=None if picture is None else digest(picture))
+    run = RunFolder(choose_folder(Path(out) / (domain and Path(domain).name or "open") / f"{slug(prompt)}-{seed}", made_from))
+    run.record |= made_from | dict(
         image=str(image) if isinstance(image, (str, Path)) else None,
         device=str(device),
         settings=asdict(settings),
@@ -104,9 +103,8 @@ def text_to_3d(
     )
     run.write_record()
 
-    made_from = dict(prompt=prompt, domain=domain, preset=str(preset), seed=seed, image=None if picture is None else digest(picture))
     try:
-        reference, mark = image_stage(run, models, settings, picture, prompt, seed, device, made_from)
+        reference, mark = image_stage(run, models, settings, picture, prompt, seed, device, made_from | {"models": models.fingerprint})
         field, grid, mark = init_stage(run, models, settings, reference, seed, quiet, device, mark)
         field, grid, mark = refine_stage(run, models, settings, reference, field, grid, prompt, seed, quiet, device, mark)
         mesh_stage(run, settings, field, grid, device, mark)
@@ -115,7 +113,7 @@ def text_to_3d(
 
     run.record["metrics"] = {f"{stage}_{k}": v for stage, entry in run.record["stages"].items() for k, v in entry["metrics"].items()}
     run.record["metrics"]["seconds"] = round(sum(entry["seconds"] for entry in run.record["stages"].values()), 1)
-    run.record["peak_memory_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    run.record["peak_memory_gib"] = peak_memory_gib()
     run.write_record()
     return Run(run.path, run.path / "mesh.glb", run.record["metrics"])
 
@@ -124,7 +122,7 @@ def image_stage(run: RunFolder, models: Models, settings: Settings, picture, pro
     """image.png, straight RGBA: the object that is lifted."""
     size, mark = models.preset.resolution, fingerprint(stage="image", settings=asdict(settings.image), **made_from)
     if not run.finished("image", mark):
-        started, partial = time.monotonic(), run.begin("image", mark)
+        partial = run.begin("image", mark)
         if picture is None:
             source = models.pipe(
                 prompt,
@@ -137,7 +135,7 @@ def image_stage(run: RunFolder, models: Models, settings: Settings, picture, pro
         reference = make_reference(source, settings, size, reframe=picture is not None, device="cpu")
         rgba = torch.cat([reference.rgb, reference.mask[..., None]], -1).mul(255).round().byte().numpy()
         Image.fromarray(rgba).save(partial / "image.png")
-        run.end("image", mark, as_folder=False, seconds=elapsed(started), metrics={"foreground": round(reference.mask.mean().item(), 4)})
+        run.end("image", mark, as_folder=False, metrics={"foreground": round(reference.mask.mean().item(), 4)})
     # always from the file, so that a resumed run sees the very same pixels
     return make_reference(Image.open(run.path / "image.png"), settings, size, reframe=False, device=device), mark
 
@@ -148,11 +146,11 @@ def init_stage(run: RunFolder, models: Models, settings: Settings, reference, se
         stage="init", upstream=mark, field=asdict(settings.field), camera=asdict(settings.camera), settings=asdict(settings.init)
     )
     if not run.finished("init", mark):
-        started, partial = time.monotonic(), run.begin("init", mark)
+        partial = run.begin("init", mark)
         generator = torch.Generator().manual_seed(2 * seed + 1)
         size = models.preset.zero123_resolution
         field, grid, losses = initialise(reference, models.zero123, settings, size, generator, partial / "checkpoint.pt", quiet, device)
-        finish_field(run, "init", mark, started, field, grid, reference, settings, losses, device)
+        finish_field(run, "init", mark, field, grid, reference, settings, losses, device)
     return *load_field(run.path / "init", device), mark
 
 
@@ -160,15 +158,15 @@ def refine_stage(run: RunFolder, models: Models, settings: Settings, reference, 
     """refine/: the field after the multi-guidance rule."""
     mark = fingerprint(stage="refine", upstream=mark, settings=asdict(settings.refine))
     if not run.finished("refine", mark):
-        started, partial = time.monotonic(), run.begin("refine", mark)
+        partial = run.begin("refine", mark)
         generator = torch.Generator().manual_seed(2 * seed + 2)
         size = models.preset.resolution
         losses = refine(field, grid, reference, models.pipe, prompt, settings, size, generator, partial / "checkpoint.pt", quiet)
-        finish_field(run, "refine", mark, started, field, grid, reference, settings, losses, device)
+        finish_field(run, "refine", mark, field, grid, reference, settings, losses, device)
     return *load_field(run.path / "refine", device), mark
 
 
-def finish_field(run: RunFolder, stage: str, mark, started, field, grid, reference, settings: Settings, losses, device) -> None:
+def finish_field(run: RunFolder, stage: str, mark, field, grid, reference, settings: Settings, losses, device) -> None:
     """Field, views and metrics of an optimisation stage."""
     partial = run.path / f"{stage}.partial"
     grid.update(field, decay=0.0)
@@ -181,9 +179,7 @@ def finish_field(run: RunFolder, stage: str, mark, started, field, grid, referen
     contact_sheet(images, columns=len(images)).save(partial / "views.png")
     metrics = reference_metrics(field, grid, reference)
     (partial / "checkpoint.pt").unlink(missing_ok=True)
-    run.end(
-        stage, mark, as_folder=True, seconds=elapsed(started), metrics=metrics, losses={k: float(f"{v:.4g}") for k, v in losses.items()}
-    )
+    run.end(stage, mark, as_folder=True, metrics=metrics, losses={k: float(f"{v:.4g}") for k, v in losses.items()})
 
 
 def load_field(folder: Path, device) -> tuple[TriPlaneField, OccupancyGrid]:
@@ -197,20 +193,14 @@ def mesh_stage(run: RunFolder, settings: Settings, field, grid, device, mark) ->
     mark = fingerprint(stage="mesh", upstream=mark, mesh=asdict(settings.mesh), turntable=asdict(settings.turntable))
     if run.finished("mesh", mark):
         return
-    started, partial, s = time.monotonic(), run.begin("mesh", mark), settings.mesh
+    partial, s = run.begin("mesh", mark), settings.mesh
     try:
         bare = meshes.extract(field, s.resolution, s.threshold, s.faces)
     except ValueError as error:
         raise UserError(f"no mesh: {error}; try another --seed or more --steps") from error
-    meshes.export(meshes.textured(field, bare, s.texture_size), partial)
+    glb = meshes.export(meshes.textured(field, bare, s.texture_size), partial)
     write_video(partial, turntable(field, grid, settings.turntable, settings.camera, settings.turntable.frames, device))
-    metrics = {
-        "faces": len(bare.faces),
-        "components": int(bare.body_count),
-        "watertight": bool(bare.is_watertight),
-        "volume": round(float(bare.volume), 4),
-    }
-    run.end("mesh", mark, as_folder=False, seconds=elapsed(started), metrics=metrics)
+    run.end("mesh", mark, as_folder=False, metrics=meshes.facts(glb))
 
 
 def write_video(folder: Path, frames: np.ndarray, fps: int = 18) -> Path:
@@ -235,14 +225,17 @@ def slug(text: str) -> str:
 
 
 def digest(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return hashlib.sha256(buffer.getvalue()).hexdigest()
+    return hashlib.sha256(repr(image.size).encode() + image.convert("RGBA").tobytes()).hexdigest()
 
 
 def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "nerfacc", "trimesh", "numpy")}
 
 
-def elapsed(started: float) -> float:
-    return round(time.monotonic() - started, 1)
+def peak_memory_gib() -> float | None:
+    """Of this process so far; None on Windows, which has no `resource`."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20), 2)

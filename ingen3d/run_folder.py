@@ -4,14 +4,50 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 from core.errors import UserError
+
+ENDS = 2**16
 
 
 def fingerprint(**what) -> str:
     """A short hash of everything a stage's result depends on."""
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def models_fingerprint(*names: str | Path) -> str:
+    """A short hash of model folders: their configs, and of weights the size and both ends, as training changes a file all through.
+
+    A name that is no folder is a Hub id and stands for itself.
+    """
+    digest = hashlib.sha256()
+    for name in names:
+        if not Path(name).is_dir():
+            digest.update(str(name).encode())
+        for file in sorted(file for file in Path(name).rglob("*") if file.suffix in (".json", ".safetensors")):
+            with open(file, "rb") as stream:
+                size = file.stat().st_size
+                digest.update(f"{file.relative_to(name)} {size}".encode() + stream.read(ENDS))
+                stream.seek(max(0, size - ENDS))
+                digest.update(stream.read())
+    return digest.hexdigest()[:16]
+
+
+def choose_folder(path: Path, made_from: dict) -> Path:
+    """`path`, or `path` with a short hash of `made_from` when the run there was made from something else."""
+    own, there = path.with_name(f"{path.name}-{fingerprint(**made_from)[:6]}"), read_record(path)
+    taken = any(there.get(key, value) != value for key, value in made_from.items())
+    return own if taken or own.exists() else path
+
+
+def read_record(path: Path) -> dict:
+    """run.json of a folder; empty when there is none, or one cut short by a full disk."""
+    try:
+        return json.loads((path / "run.json").read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 class RunFolder:
@@ -26,12 +62,7 @@ class RunFolder:
             probe.unlink()
         except OSError as error:
             raise UserError(f"cannot write to '{self.path}' ({error.strerror}): choose another folder with --out") from error
-        file = self.path / "run.json"
-        try:
-            self.record = json.loads(file.read_text()) if file.exists() else {}
-        except ValueError:  # cut short by a full disk: the stages are made again
-            self.record = {}
-        self.record.setdefault("stages", {})
+        self.record = {"stages": {}} | read_record(self.path)
 
     def write_record(self) -> None:
         partial = self.path / "run.json.partial"
@@ -43,13 +74,18 @@ class RunFolder:
         return bool(entry) and entry["fingerprint"] == print_ and all((self.path / file).exists() for file in entry["files"])
 
     def begin(self, stage: str, print_: str) -> Path:
-        """The folder to work in: what an interrupted run with the same settings left, or an empty one."""
+        """The folder to work in: what an interrupted run with the same settings left, or an empty one. Starts the stage's clock."""
         partial = self.path / f"{stage}.partial"
-        mark = partial / "fingerprint"
-        if partial.exists() and not (mark.exists() and mark.read_text() == print_):
-            shutil.rmtree(partial)
+        mark, spent = partial / "fingerprint", 0.0
+        if partial.exists():
+            found, _, before = mark.read_text().partition(" ") if mark.exists() else ("", "", "")
+            if found == print_:  # what it took until its newest file, its last sign of life however it ended
+                spent = float(before or 0) + max(file.stat().st_mtime for file in partial.iterdir()) - mark.stat().st_mtime
+            else:
+                shutil.rmtree(partial)
         partial.mkdir(exist_ok=True)
-        mark.write_text(print_)
+        mark.write_text(f"{print_} {spent:.1f}")
+        self.started = time.monotonic() - spent
         return partial
 
     def end(self, stage: str, print_: str, as_folder: bool, **entry) -> None:
@@ -66,5 +102,6 @@ class RunFolder:
             for file in files:
                 os.replace(partial / file, self.path / file)
             partial.rmdir()
-        self.record["stages"][stage] = {"fingerprint": print_, "files": files, **entry}
+        seconds = round(time.monotonic() - self.started, 1)
+        self.record["stages"][stage] = {"fingerprint": print_, "files": files, "seconds": seconds, **entry}
         self.write_record()

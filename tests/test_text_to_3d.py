@@ -1,6 +1,7 @@
 """The whole chain with small stand-in models: a painter for the pipeline, an oracle for the scores."""
 
 import json
+import os
 import signal
 from types import SimpleNamespace
 
@@ -9,11 +10,14 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
+from safetensors.torch import save_file
 
 import ingen3d.optimise as optimise_module
 from core.errors import UserError
-from ingen3d import text_to_3d
+from core.presets import find_preset
+from ingen3d import stages, text_to_3d
 from ingen3d.foreground import foreground, frame
+from ingen3d.run_folder import RunFolder, choose_folder, models_fingerprint
 from ingen3d.settings import load_settings
 from tests.test_field_render import picture_of_ball
 
@@ -44,7 +48,8 @@ def ball_image(cameras, size: int) -> torch.Tensor:
 class FakeModels:
     """Stage models whose latents are 16-pixel pictures; the object is a coloured ball, in blue after refinement."""
 
-    preset = SimpleNamespace(resolution=64, zero123_resolution=32, guidance_scale=5.0, num_inference_steps=4)
+    preset = SimpleNamespace(config="kiln", resolution=64, zero123_resolution=32, guidance_scale=5.0, num_inference_steps=4)
+    fingerprint = "first"
 
     def __init__(self):
         def shrink(images):
@@ -80,7 +85,7 @@ def make(picture, out, **kwargs):
         out=out,
         quiet=True,
         overrides=SMALL | kwargs.pop("overrides", {}),
-        models=FakeModels(),
+        models=kwargs.pop("models", None) or FakeModels(),
         device="cpu",
         **kwargs,
     )
@@ -91,7 +96,8 @@ def test_a_run_leaves_a_textured_mesh_a_turntable_and_a_record(picture, tmp_path
     assert run.folder == tmp_path / "out" / "porcelain" / "a-ball-0"
     mesh = trimesh.load(run.mesh, force="mesh")
     assert mesh.visual.material.baseColorTexture.size == (256, 256)
-    assert run.metrics["mesh_components"] == 1 and run.metrics["init_reference_iou"] > 0.7
+    assert run.metrics["mesh_components"] == 1 and run.metrics["mesh_watertight"] and run.metrics["mesh_texture_size"] == 256
+    assert run.metrics["init_reference_iou"] > 0.7
     record = json.loads((run.folder / "run.json").read_text())
     assert record["settings"]["init"]["steps"] == 40 and record["seed"] == 0 and "torch" in record["versions"]
     assert {"image.png", "init", "refine", "mesh.glb", "mesh.obj", "mesh.ply"} <= {p.name for p in run.folder.iterdir()}
@@ -110,6 +116,57 @@ def test_finished_stages_are_reused_and_only_what_changed_is_made_again(picture,
     make(picture, tmp_path, overrides={"refine": SMALL["refine"] | {"sds": 0.05}})
     changed = {name for name in before if before[name] != time_of(name)}
     assert changed == {"refine/field.safetensors", "mesh.glb"}
+
+
+def test_a_domain_trained_anew_is_used(picture, tmp_path):
+    first, models = make(picture, tmp_path), FakeModels()
+    before = (first.folder / "init" / "field.safetensors").stat().st_mtime_ns
+    models.fingerprint = "second"
+    again = make(picture, tmp_path, models=models)
+    assert again.folder == first.folder and (again.folder / "init" / "field.safetensors").stat().st_mtime_ns > before
+
+
+def test_a_model_is_known_by_its_weights_and_a_hub_id_by_its_name(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "unet").mkdir(parents=True)
+        save_file({"x": torch.zeros(200_000)}, tmp_path / name / "unet" / "model.safetensors")
+    same = models_fingerprint(tmp_path / "a") == models_fingerprint(tmp_path / "b")
+    save_file({"x": torch.ones(200_000)}, tmp_path / "b" / "unet" / "model.safetensors")
+    assert same and models_fingerprint(tmp_path / "a") != models_fingerprint(tmp_path / "b")
+    assert models_fingerprint("owner/a") != models_fingerprint("owner/b")
+
+
+def test_runs_from_other_pictures_or_presets_do_not_share_a_folder(tmp_path):
+    mine, other = ({"prompt": "a ball", "preset": "kiln", "image_sha256": x} for x in ("1", "2"))
+    path = choose_folder(tmp_path / "a-ball-0", mine)
+    for made_from, folder in ((mine, path), (other, choose_folder(path, other))):
+        RunFolder(folder).record.update(made_from)
+        run = RunFolder(choose_folder(path, made_from))
+        run.record |= made_from
+        run.write_record()
+    assert choose_folder(path, mine) == path == tmp_path / "a-ball-0"
+    assert choose_folder(path, other).name.startswith("a-ball-0-") and choose_folder(path, other).exists()
+
+
+def test_the_seconds_of_an_interrupted_stage_add_up(tmp_path):
+    partial = RunFolder(tmp_path).begin("init", "mark")
+    (partial / "checkpoint.pt").write_text("")
+    started = (partial / "fingerprint").stat().st_mtime
+    os.utime(partial / "checkpoint.pt", (started + 90, started + 90))
+    RunFolder(tmp_path).begin("init", "mark")
+    os.utime(partial / "checkpoint.pt", (started, started))  # killed before another checkpoint: nothing is added, nothing lost
+    run = RunFolder(tmp_path)
+    run.begin("init", "mark")
+    run.end("init", "mark", as_folder=True)
+    assert 90 <= run.record["stages"]["init"]["seconds"] < 100
+
+
+def test_a_large_picture_is_shrunk_before_its_object_is_sought(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(stages, "foreground", lambda image: sizes.append(image.size) or foreground(image))
+    image = Image.fromarray(disc((250, 250, 250), (40, 60, 200), size=64)[0]).resize((3000, 2000))
+    reference = stages.make_reference(image, load_settings("kiln"), 64, reframe=True, device="cpu")
+    assert sizes == [(1024, 683)] and image.size == (3000, 2000) and reference.mask.shape == (64, 64)
 
 
 @pytest.mark.parametrize("kill_at", [3, 20])
@@ -172,6 +229,19 @@ def test_an_output_folder_that_cannot_be_written_is_named(picture, tmp_path):
         (["refine.sdss=1"], "refine.sds'"),
         (["init.steps=many"], "wrong value"),
         (["nothing"], "key=value"),
+        (["init.steps=-3"], r"init.steps is -3: give at least 1"),
+        (["camera.distance_range=[3.4,3.0]"], r"camera.distance_range is .*3.4, 3.0.: give two numbers, the smaller one first"),
+        (["camera.reference_distance=0.5"], "camera.reference_distance"),
+        (["mesh.texture_size=0"], "mesh.texture_size is 0"),
+        (["field.resolution=100"], "multiple of 8"),
+        (["init.rgb=.nan"], "init.rgb is nan"),
+        (["refine.t_end=[0.5,20]"], "refine.t_end.*0 to 1"),
+        (["init.steps=[1"], "wrong value"),
+        (["init.steps=a: b: c"], "wrong value"),
+        (["init.steps=${x}"], "wrong value"),
+        (["init=3"], "'init' is a section"),
+        ({"camera": None}, "'camera' is a section"),
+        (["init.steps.x=3"], "wrong value"),
     ],
 )
 def test_wrong_settings_are_named_with_the_nearest_right_one(overrides, message):
@@ -181,7 +251,11 @@ def test_wrong_settings_are_named_with_the_nearest_right_one(overrides, message)
 
 @pytest.mark.parametrize("preset", ["kiln", "sd15"])
 def test_every_preset_has_settings_that_load(preset):
-    assert load_settings(preset, steps=7).refine.steps == 7
+    assert load_settings(find_preset(preset).config, steps=7).refine.steps == 7
+
+
+def test_a_prior_of_ones_own_has_the_cameras_of_stable_diffusion():
+    assert load_settings(find_preset("Lykon/DreamShaper").config).camera == load_settings("sd15").camera != load_settings("kiln").camera
 
 
 def disc(background, colour, size=64, radius=15, centre=(24, 36)):
