@@ -43,15 +43,15 @@ def test_the_fired_prior_and_domain_are_an_in_domain_pipeline(kiln):
     pipe = InDomainPipeline.from_pretrained(str(kiln.weights / "prior"), domain=str(kiln.weights / "domains" / "porcelain"))
     images = pipe("a vase", num_inference_steps=2, output_type="pt", generator=torch.Generator().manual_seed(0)).images
     assert images.shape == (1, 3, 128, 128) and images.isfinite().all()
-    assert pipe.encode_images(images * 2 - 1).shape == (1, 4, 16, 16)
+    assert pipe.encode_images(images * 2 - 1).shape == (1, 8, 16, 16)
 
 
 def test_the_fired_zero123_is_one_for_ingen3d(kiln):
-    zero123 = Zero123.from_pretrained(kiln.weights / "zero123")
+    zero123 = Zero123.from_pretrained(kiln.weights / "zero123", vae=kiln.load_vae())
     reference = Cameras.at(20.0, 0.0, 3.2, 40.0, "cpu")
     condition = zero123.condition(torch.zeros(1, 3, 128, 128), reference)
-    eps = zero123.noise_predictor(condition, reference, 3.0)(torch.randn(1, 4, 16, 16), torch.tensor([500]))
-    assert eps.shape == (1, 4, 16, 16) and eps.isfinite().all()
+    eps = zero123.noise_predictor(condition, reference, 3.0)(torch.randn_like(condition.latents), torch.tensor([500]))
+    assert eps.shape == condition.latents.shape == (1, 8, 16, 16) and eps.isfinite().all()
 
 
 def test_the_fired_judge_loads(kiln):

@@ -51,7 +51,8 @@ def fold_error() -> float:
     """Largest difference of the null-text UNet from the kiln prior under its one-token context."""
     unet = InDomainPipeline.from_pretrained("kiln").unet
     generator = torch.Generator().manual_seed(0)
-    feature, z = torch.randn(1, 1, unet.config.cross_attention_dim, generator=generator), torch.randn(8, 4, 16, 16, generator=generator)
+    feature = torch.randn(1, 1, unet.config.cross_attention_dim, generator=generator)
+    z = torch.randn(8, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size, generator=generator)
     t = torch.linspace(0, 999, 8).long()
     return float((NullTextUNet.from_prior(unet, feature)(z, t).sample - unet(z, t, feature.expand(8, -1, -1)).sample).abs().max())
 

@@ -72,7 +72,7 @@ class Kiln:
         clip.new_processor().save_pretrained(self.weights / "clip")
 
     def latents(self) -> torch.Tensor:
-        """Cached latents of all base views, then of their mirror images: (2 N, 4, 16, 16)."""
+        """Cached latents of all base views, then of their mirror images: (2 N, C, 16, 16)."""
         file = self.cache / "latents.pt"
         if not file.exists() or file.stat().st_mtime < (self.weights / "prior" / "vae" / "config.json").stat().st_mtime:
             images = self.views("base").images
@@ -114,7 +114,6 @@ class Kiln:
         modules["unet"].to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(folder / "unet")
         zero123.save_projection(modules["cc_projection"], folder / "cc_projection")
         vision.half().save_pretrained(folder / "image_encoder")
-        vae.half().save_pretrained(folder / "vae")
         clip.new_processor().save_pretrained(folder / "feature_extractor")
         prior.new_scheduler().save_pretrained(folder / "scheduler")
 

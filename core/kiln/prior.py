@@ -8,15 +8,17 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from .autoencoder import LATENT_CHANNELS
 from .clip import WIDTH, tokenize
 from .loop import fit
 
 NO_TEXT = 0.12  # share of captions left out, for the unconditional prediction
+MAX_SNR = 5.0  # min-SNR weighting (Hang et al. 2023): noise levels that only polish do not crowd out those that shape
 
 
-def new_unet(in_channels: int = 4) -> UNet2DConditionModel:
+def new_unet(in_channels: int = LATENT_CHANNELS) -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=16, in_channels=in_channels, out_channels=4, block_out_channels=(64, 128, 192), layers_per_block=1,
+        sample_size=16, in_channels=in_channels, out_channels=LATENT_CHANNELS, block_out_channels=(64, 128, 192), layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=16,
@@ -30,7 +32,7 @@ def new_scheduler() -> DDPMScheduler:
 
 def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, folder: Path,
           device: torch.device, steps: int, batch_size: int = 20, sample=None, quiet: bool = False) -> nn.ModuleDict:
-    """Denoising loss on `latents` (N, 4, 16, 16) with their captions; the text tower, begun as CLIP's, learns along.
+    """Denoising loss on `latents` (N, C, 16, 16) with their captions; the text tower, begun as CLIP's, learns along.
 
     `sample(modules, step)` draws a picture now and then. Returns {"unet", "text_encoder"}.
     """
@@ -39,6 +41,7 @@ def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextMode
     modules = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).to(device)
     unet.to(memory_format=torch.channels_last)
     scheduler = new_scheduler()
+    snr = (scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)).to(device)
     ids, empty = tokenize(tokenizer, captions), tokenize(tokenizer, [""])
 
     def loss(step):
@@ -47,6 +50,7 @@ def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextMode
         t = torch.randint(0, 1000, (batch_size,), device=device)
         noise = torch.randn_like(z)
         z_t = scheduler.add_noise(z, noise, t).contiguous(memory_format=torch.channels_last)
-        return {"loss": F.mse_loss(unet(z_t, t, text_encoder(tokens).last_hidden_state).sample, noise)}
+        error = F.mse_loss(unet(z_t, t, text_encoder(tokens).last_hidden_state).sample, noise, reduction="none").mean((1, 2, 3))
+        return {"loss": (error * (MAX_SNR / snr[t]).clamp(max=1)).mean(), "mse": error.detach().mean()}
 
     return fit(modules, loss, steps, 8e-4, folder, sample=sample, sample_every=500, quiet=quiet)
