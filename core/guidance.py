@@ -54,13 +54,17 @@ class MultiGuidance:
         self.weights: torch.Tensor | None = None
 
     def __call__(self, z_t: torch.Tensor, t: torch.Tensor | int) -> torch.Tensor:
-        eps_0, *eps = predict_together([self.uncond, *self.terms], z_t, t)
+        eps_0, *eps = self.predictions(z_t, t)
         if self.weights is None:
             self.weights = self.first_weights(eps_0, eps)
         if self.weights.shape[1] != len(z_t):
             raise ValueError(f"weights were set for {self.weights.shape[1]} samples, not {len(z_t)}: make a MultiGuidance for each batch")
         weights = self.weights.to(z_t)[..., None, None, None]  # (K, B, 1, 1, 1)
         return eps_0 + sum(w * (eps_i - eps_0) for w, eps_i in zip(weights, eps, strict=True))  # Eq. 3
+
+    def predictions(self, z_t: torch.Tensor, t: torch.Tensor | int) -> list[torch.Tensor]:
+        """eps_0 and every term's eps_i, (B, C, h, w) each."""
+        return predict_together([self.uncond, *self.terms], z_t, t)
 
     def first_weights(self, eps_0: torch.Tensor, eps: Sequence[torch.Tensor]) -> torch.Tensor:
         """w_i = (w0 / K) ||eps_0|| / ||eps_i|| for each sample, so that sum_i w_i ||eps_i|| = w0 ||eps_0|| (Sec. 3.4): (K, B)."""
@@ -71,13 +75,41 @@ class MultiGuidance:
         return weights
 
 
+class PerpNeg(MultiGuidance):
+    """The rule with Perp-Neg (Armandpour et al. 2023): its last term also avoids contexts, as far as they lie across it.
+
+    avoid: terms whose `weight` a_j (B,) is negative and relative to the last term's w_K. What w_K multiplies becomes
+    (eps_K - eps_0) + sum_j a_j perp(eps_j - eps_0, eps_K - eps_0).
+    """
+
+    def __init__(self, uncond: Term, terms: Sequence[Term], avoid: Sequence[Term], guidance_scale: float = 7.0):
+        super().__init__(uncond, terms, guidance_scale)
+        self.avoid = list(avoid)
+
+    def predictions(self, z_t: torch.Tensor, t: torch.Tensor | int) -> list[torch.Tensor]:
+        eps_0, *eps = predict_together([self.uncond, *self.terms, *self.avoid], z_t, t)
+        kept, avoided = eps[: len(self.terms)], eps[len(self.terms) :]
+        towards = kept[-1] - eps_0
+        away = (term.weight.to(z_t)[:, None, None, None] * perpendicular(eps_j - eps_0, towards) for term, eps_j in zip(self.avoid, avoided, strict=True))
+        return [eps_0, *kept[:-1], sum(away, kept[-1])]
+
+
+def perpendicular(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """What of each sample of a (B, C, h, w) is perpendicular to that of b."""
+    along = (a * b).sum((1, 2, 3), keepdim=True) / (b * b).sum((1, 2, 3), keepdim=True).clamp(min=1e-6)
+    return a - along * b
+
+
 def norm(eps: torch.Tensor) -> torch.Tensor:
     """Euclidean norm of each sample, (B, C, h, w) -> (B,), in fp32: squares overflow fp16."""
     return eps.float().flatten(1).norm(dim=1)
 
 
 def predict_together(terms: Sequence[Term], z_t: torch.Tensor, t: torch.Tensor | int) -> list[torch.Tensor]:
-    """eps of every term, (B, C, h, w) each; terms with one network and contexts of one length share one batched forward."""
+    """eps of every term, (B, C, h, w) each; terms with one network and contexts of one length share one batched forward.
+
+    A network computes in its own precision, all else is in z_t's.
+    """
     batch, t = len(z_t), torch.as_tensor(t, device=z_t.device)
     groups: dict[tuple, list[int]] = {}
     for i, term in enumerate(terms):
@@ -85,14 +117,15 @@ def predict_together(terms: Sequence[Term], z_t: torch.Tensor, t: torch.Tensor |
     eps: list[torch.Tensor] = [None] * len(terms)
     for members in groups.values():
         first, k = terms[members[0]], len(members)
-        inputs = (torch.cat([terms[i].latents(z_t) for i in members]), t.repeat(k) if t.ndim else t)
+        dtype = getattr(first.network, "dtype", z_t.dtype)
+        inputs = (torch.cat([terms[i].latents(z_t) for i in members]).to(dtype), t.repeat(k) if t.ndim else t)
         if first.context is None:
             out = first.network(*inputs).sample
         else:
             contexts = [terms[i].context.expand(batch, -1, -1) for i in members]
-            out = first.network(*inputs, encoder_hidden_states=torch.cat(contexts)).sample
+            out = first.network(*inputs, encoder_hidden_states=torch.cat(contexts).to(dtype)).sample
         for i, prediction in zip(members, out.chunk(k), strict=True):
-            eps[i] = as_eps(prediction, z_t, t, terms[i].alphas_cumprod)
+            eps[i] = as_eps(prediction.to(z_t.dtype), z_t, t, terms[i].alphas_cumprod)
     return eps
 
 

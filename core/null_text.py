@@ -7,7 +7,7 @@ import torch
 from diffusers import ModelMixin, UNet2DConditionModel  # noqa: F401  diffusers looks for ModelMixin here to load a pipeline's null-text UNet
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from diffusers.utils import BaseOutput
 from torch import nn
 
 
@@ -33,11 +33,11 @@ class NullTextUNet(UNet2DConditionModel):
         super().__init__(*args, **kwargs)
         _check_supported(self)
         for _, block in _blocks(self):
-            block.attn2 = NullText(block.dim)  # `norm2` stays, as in the prior: the block calls it, E does not read it
-        if any(isinstance(m, Attention) and m.is_cross_attention for m in self.modules()):
+            block.attn2 = NullText(block.attn1.to_q.in_features)  # `norm2` stays, as in the prior: the block calls it, E does not read it
+        if any(isinstance(m, Attention) and getattr(m, "is_cross_attention", False) for m in self.modules()):
             raise ValueError("this UNet has cross-attention outside its transformer blocks: no null-text form of it is known")
 
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor | int, return_dict: bool = True) -> UNet2DConditionOutput | tuple:
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor | int, return_dict: bool = True) -> BaseOutput | tuple:
         """z_t (B, C, h, w) and t, a scalar or (B,) -> `.sample`, the predicted noise (B, C, h, w)."""
         return super().forward(sample, timestep, encoder_hidden_states=None, return_dict=return_dict)
 
@@ -81,8 +81,9 @@ def _check_supported(unet: UNet2DConditionModel) -> None:
     for key in ("addition_embed_type", "encoder_hid_dim_type", "class_embed_type", "num_class_embeds", "time_cond_proj_dim"):
         if config.get(key) is not None:
             raise ValueError(f"this UNet takes a condition besides text ({key}={config[key]!r}): a null-text UNet has none")
-    if config.dual_cross_attention or config.attention_type != "default":
+    if config.dual_cross_attention or config.get("attention_type", "default") != "default":
         raise ValueError("dual and gated attention have no null-text form")
     blocks = [block for _, block in _blocks(unet)]
-    if not blocks or not all(block.attn2 is not None and block.attn2.is_cross_attention for block in blocks):
+    # threestudio's diffusers, 0.19, does not say which attention is which; there the second one reads the text where there is any
+    if not blocks or not all(block.attn2 is not None and getattr(block.attn2, "is_cross_attention", True) for block in blocks):
         raise ValueError("this UNet has transformer blocks without text cross-attention: there is nothing for E to replace")

@@ -76,6 +76,21 @@ def find_domain(name: str | Path | None) -> Domain | None:
     raise UserError(f"unknown domain '{name}'{nearest(str(name), known)}; known: {listed}; a folder or a Hub id does too")
 
 
+def load_domain_unet(domain: Domain, prior):
+    """The domain's null-text UNet, in the precision and on the device of the prior's UNet. Raises UserError where the two do not fit."""
+    from .null_text import NullTextUNet
+
+    with wanted(str(domain.folder / "unet"), "a null-text UNet"):
+        unet = NullTextUNet.from_pretrained(domain.folder / "unet").to(prior.device, prior.dtype).eval()
+    theirs, ours = ((u.config.in_channels, u.config.sample_size) for u in (unet, prior))
+    if theirs != ours:
+        raise UserError(
+            f"domain '{domain.name}' was trained on '{domain.prior}' (latents of {theirs[0]} channels, size {theirs[1]}), "
+            f"this prior has {ours[0]} channels, size {ours[1]}: train it anew with scripts/train_domain.py --preset"
+        )
+    return unet
+
+
 def known_domains() -> dict[str, Path]:
     """Name -> folder of every domain on this machine."""
     homes = (WEIGHTS / "domains", user_domains())
@@ -107,7 +122,7 @@ def is_hub_id(name: str) -> bool:
 @contextmanager
 def wanted(name: str, files: str) -> Iterator[None]:
     """Turn whatever keeps models from being loaded into one line: what was wanted, and how to get it."""
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import HfHubHTTPError
     from safetensors import SafetensorError
 
     unreachable = HfHubHTTPError.__bases__  # the errors of the client that huggingface_hub is built on: requests, httpx or httpx2

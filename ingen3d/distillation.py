@@ -6,19 +6,15 @@ import torch
 
 from core.guidance import NoisePredictor
 
-
-def one_minus_alpha_bar(alpha_bar: torch.Tensor) -> torch.Tensor:
-    """DreamFusion's w(t) = sigma_t^2."""
-    return 1 - alpha_bar
+WEIGHTINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # w(t) from alpha_bar; the names are threestudio's
+    "sds": lambda alpha_bar: 1 - alpha_bar,  # DreamFusion's sigma_t^2
+    "uniform": torch.ones_like,
+    "fantasia3d": lambda alpha_bar: alpha_bar.sqrt() * (1 - alpha_bar),
+}
 
 
 def sds(
-    latents: torch.Tensor,
-    predict: NoisePredictor,
-    alphas_cumprod: torch.Tensor,
-    t_range: tuple[float, float],
-    generator: torch.Generator,
-    weighting: Callable[[torch.Tensor], torch.Tensor] = one_minus_alpha_bar,
+    latents: torch.Tensor, predict: NoisePredictor, alphas_cumprod: torch.Tensor, t_range: tuple[float, float], generator: torch.Generator
 ) -> torch.Tensor:
     """A scalar whose gradient on `latents` (B, C, h, w) is w(t) (eps_hat - eps), with one timestep for each sample.
 
@@ -29,12 +25,22 @@ def sds(
     low, high = (min(int(fraction * steps), steps - 1) for fraction in t_range)
     t = torch.randint(low, high + 1, (batch,), generator=generator).to(latents.device)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
+    return with_gradient(latents, sds_gradient(latents, predict, alphas_cumprod, t, noise))
+
+
+@torch.no_grad()
+def sds_gradient(
+    latents: torch.Tensor, predict: NoisePredictor, alphas_cumprod: torch.Tensor, t: torch.Tensor, noise: torch.Tensor, weighting: str = "sds"
+) -> torch.Tensor:
+    """w(t) (eps_hat - eps), (B, C, h, w), for timesteps t (B,) and noise eps (B, C, h, w)."""
     alpha_bar = alphas_cumprod.to(latents)[t].view(-1, 1, 1, 1)
-    with torch.no_grad():
-        z_t = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
-        gradient = weighting(alpha_bar) * (predict(z_t, t) - noise)
-        target = latents - torch.nan_to_num(gradient)
-    return 0.5 * ((latents - target) ** 2).sum()
+    z_t = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
+    return torch.nan_to_num(WEIGHTINGS[weighting](alpha_bar) * (predict(z_t, t) - noise))
+
+
+def with_gradient(latents: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """A scalar whose gradient on `latents` is `gradient`."""
+    return 0.5 * ((latents - (latents - gradient).detach()) ** 2).sum()
 
 
 def anneal(start: tuple[float, float], end: tuple[float, float], progress: float) -> tuple[float, float]:

@@ -48,20 +48,23 @@ class Zero123:
     clip_std: torch.Tensor
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, device="cpu", dtype=torch.float32, vae: AutoencoderKL | None = None) -> "Zero123":
-        """From a folder or a Hub id. vae: the prior's, for a folder without one. Raises UserError naming the part that could not be had."""
+    def from_pretrained(cls, name: str | Path, device="cpu", dtype=torch.float32, vae: AutoencoderKL | str | None = None) -> "Zero123":
+        """From a folder or a Hub id. vae: the prior's, or where the prior is, for a folder without one. Raises UserError naming the part that could not be had."""
         name = str(name)
         with wanted(name, "feature_extractor"):
             clip = json.loads(_preprocessor(name).read_text())
         models = {}
         for part, kind in PARTS.items():
+            source = name
             if part == "vae" and Path(name).is_dir() and not (Path(name) / part).is_dir():
                 if vae is None:
                     raise UserError(f"'{name}' has no vae/: give the prior's, Zero123.from_pretrained(name, vae=pipe.vae)")
-                models[part] = vae
-                continue
-            with wanted(name, part):
-                models[part] = kind.from_pretrained(name, subfolder=part).to(device, dtype).eval()
+                if isinstance(vae, AutoencoderKL):
+                    models[part] = vae
+                    continue
+                source = vae
+            with wanted(source, part):
+                models[part] = kind.from_pretrained(source, subfolder=part).to(device, dtype).eval()
         for model in models.values():
             model.requires_grad_(False)
         with wanted(name, "scheduler"):
