@@ -16,6 +16,7 @@ from .guidance import MultiGuidance, Term
 from .null_text import NullTextUNet
 from .presets import find_domain, find_preset, load_domain_unet, wanted
 from .sampling import denoise
+from .text import encode_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -82,16 +83,9 @@ class InDomainPipeline(DiffusionPipeline):
         """The prompt as the domain says it: bare conditions, multiplied as if independent, fight each other (App. A)."""
         return prompt if self.domain_unet is None else self.config.phrase.replace("{prompt}", prompt)
 
-    @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> torch.Tensor:
         """Text features (B, T, d). What the tokenizer cannot take is cut off and logged."""
-        limit = self.tokenizer.model_max_length
-        ids = self.tokenizer(prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids
-        for whole in self.tokenizer(prompts, padding=False, truncation=False, verbose=False).input_ids:
-            if len(whole) > limit:
-                cut = self.tokenizer.decode(whole[limit - 1 : -1])
-                logger.warning("the prompt is longer than the %d tokens that the text encoder takes: cut off '%s'", limit - 2, cut)
-        return self.text_encoder(ids.to(self.text_encoder.device))[0].to(self.unet.dtype)
+        return encode_prompts(self.tokenizer, self.text_encoder, prompts).to(self.unet.dtype)
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] to scaled latents (B, C, H/f, W/f): the posterior's mode; differentiable."""

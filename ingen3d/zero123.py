@@ -49,7 +49,7 @@ class Zero123:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device="cpu", dtype=torch.float32, vae: AutoencoderKL | str | None = None) -> "Zero123":
-        """From a folder or a Hub id. vae: the prior's, or where the prior is, for a folder without one. Raises UserError naming the part that could not be had."""
+        """From a folder or a Hub id. vae: the prior's, or the prior's folder, where there is none. Raises UserError naming the part it lacks."""
         name = str(name)
         with wanted(name, "feature_extractor"):
             clip = json.loads(_preprocessor(name).read_text())

@@ -1,22 +1,28 @@
 """Random tiny diffusers models, in the layout of the real ones."""
 
+import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from core.zero123 import CCProjection
 
 torch.set_num_threads(1)
 WORDS = "a the of photo vase bowl jar blue red white porcelain with and in on"
 MAX_TOKENS = 16
 
 
-def tiny_tokenizer() -> CLIPTokenizer:
-    """CLIP's tokenizer, without merges: text is bytes."""
+def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
+    """CLIP's tokenizer, without merges: text is bytes. Made from files, as the transformers that threestudio pins knows no other way."""
     letters = [chr(c) for c in range(33, 127)]
     vocab = {t: i for i, t in enumerate([*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=MAX_TOKENS)
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS)
 
 
 def tiny_unet(**changes) -> UNet2DConditionModel:
@@ -34,7 +40,8 @@ def tiny_scheduler(**changes) -> DDIMScheduler:
 
 def tiny_pipeline(**changes) -> StableDiffusionPipeline:
     torch.manual_seed(0)
-    tokenizer = tiny_tokenizer()
+    with TemporaryDirectory() as folder:
+        tokenizer = tiny_tokenizer(Path(folder))
     text = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=24, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=MAX_TOKENS,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
@@ -55,8 +62,43 @@ def tiny_pipeline(**changes) -> StableDiffusionPipeline:
 def tiny_sd(tmp_path_factory) -> Path:
     """The folder of a Stable Diffusion pipeline with random weights: 16 px pictures, 4 x 8 x 8 latents."""
     folder = tmp_path_factory.mktemp("tiny-sd")
-    tiny_pipeline().save_pretrained(folder)
+    tiny_pipeline().save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_zero123(tmp_path_factory) -> Path:
+    """A Zero-1-to-3 with random weights, in the layout of kxic/zero123-xl: 16 px pictures."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("zero123")
+    blocks = dict(block_out_channels=(8, 16), norm_num_groups=4)
+    UNet2DConditionModel(
+        sample_size=8,
+        in_channels=8,
+        layers_per_block=1,
+        cross_attention_dim=12,
+        attention_head_dim=4,
+        **blocks,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ).save_pretrained(path / "unet")
+    AutoencoderKL(
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        scaling_factor=0.5,
+        **blocks,
+    ).save_pretrained(path / "vae")
+    vision = CLIPVisionConfig(
+        hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8, projection_dim=8
+    )
+    CLIPVisionModelWithProjection(vision).save_pretrained(path / "image_encoder")
+    CCProjection(8 + 4, 12).save_pretrained(path / "cc_projection")
+    DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False).save_pretrained(path / "scheduler")
+    (path / "feature_extractor").mkdir()
+    config = {"size": {"shortest_edge": 16}, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}
+    (path / "feature_extractor" / "preprocessor_config.json").write_text(json.dumps(config))
+    return path
 
 
 @pytest.fixture(autouse=True)

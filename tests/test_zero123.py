@@ -1,57 +1,17 @@
 """Zero-1-to-3 as a noise predictor, on tiny random models in the folder layout of kxic/zero123-xl."""
 
-import json
-
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from core.errors import UserError
 from core.kiln.renderer import View
 from ingen3d.cameras import Cameras
-from ingen3d.zero123 import CCProjection, Zero123, relative_pose
-
-CLIP, CONTEXT = 8, 12
+from ingen3d.zero123 import Zero123, relative_pose
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("zero123")
-    blocks = dict(block_out_channels=(8, 16), norm_num_groups=4)
-    UNet2DConditionModel(
-        sample_size=8,
-        in_channels=8,
-        layers_per_block=1,
-        cross_attention_dim=CONTEXT,
-        attention_head_dim=4,
-        **blocks,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    ).save_pretrained(path / "unet")
-    AutoencoderKL(
-        latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        scaling_factor=0.5,
-        **blocks,
-    ).save_pretrained(path / "vae")
-    vision = CLIPVisionConfig(
-        hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8, projection_dim=CLIP
-    )
-    CLIPVisionModelWithProjection(vision).save_pretrained(path / "image_encoder")
-    CCProjection(CLIP + 4, CONTEXT).save_pretrained(path / "cc_projection")
-    DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False).save_pretrained(path / "scheduler")
-    (path / "feature_extractor").mkdir()
-    config = {"size": {"shortest_edge": 16}, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}
-    (path / "feature_extractor" / "preprocessor_config.json").write_text(json.dumps(config))
-    return path
-
-
-@pytest.fixture(scope="module")
-def zero123(folder):
-    return Zero123.from_pretrained(folder)
+def zero123(tiny_zero123):
+    return Zero123.from_pretrained(tiny_zero123)
 
 
 REFERENCE = Cameras.at(20, 30, 3.2, 40)
@@ -124,21 +84,21 @@ def test_sampled_views_follow_seed_and_camera(zero123, asked):
     assert not torch.allclose(draw(0, cameras[0]), draw(0, cameras[1])) and not torch.allclose(draw(0, cameras), draw(1, cameras))
 
 
-def test_a_folder_without_a_part_is_one_clear_line(folder, tmp_path):
+def test_a_folder_without_a_part_is_one_clear_line(tiny_zero123, tmp_path):
     with pytest.raises(UserError, match="feature_extractor"):
         Zero123.from_pretrained(tmp_path)
-    (tmp_path / "feature_extractor").symlink_to(folder / "feature_extractor")
+    (tmp_path / "feature_extractor").symlink_to(tiny_zero123 / "feature_extractor")
     with pytest.raises(UserError, match="unet") as error:
         Zero123.from_pretrained(tmp_path)
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_without_a_vae_takes_the_priors_and_one_with_keeps_its_own(zero123, folder, tmp_path):
-    for part in folder.iterdir():
+def test_a_folder_without_a_vae_takes_the_priors_and_one_with_keeps_its_own(zero123, tiny_zero123, tmp_path):
+    for part in tiny_zero123.iterdir():
         if part.name != "vae":
             (tmp_path / part.name).symlink_to(part)
     with pytest.raises(UserError, match="no vae/"):
         Zero123.from_pretrained(tmp_path)
     borrowed, image = Zero123.from_pretrained(tmp_path, vae=zero123.vae), torch.rand(1, 3, 16, 16)
     assert borrowed.vae is zero123.vae and torch.equal(borrowed.encode_images(image), zero123.encode_images(image))
-    assert Zero123.from_pretrained(folder, vae=zero123.vae).vae is not zero123.vae
+    assert Zero123.from_pretrained(tiny_zero123, vae=zero123.vae).vae is not zero123.vae

@@ -93,6 +93,7 @@ class Kiln:
         pipe = StableDiffusionPipeline(self.load_vae(), modules["text_encoder"], tokenizer, unet, prior.new_scheduler(),
                                        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
         pipe.to(torch.float16).save_pretrained(self.weights / "prior")
+        tokenizer.backend_tokenizer.model.save(str(self.weights / "prior" / "tokenizer"))  # as the transformers that threestudio pins reads it
 
     def porcelain(self) -> None:
         """`scripts/train_domain.py` itself, on a folder of pictures."""

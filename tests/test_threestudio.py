@@ -1,0 +1,271 @@
+"""The extension inside threestudio: what needs a checkout runs where THREESTUDIO_ROOT names one, on the CPU, CUDA's part played by doubles."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from core.errors import UserError
+from core.null_text import NullTextUNet
+from ingen3d.cameras import Cameras
+from ingen3d.zero123 import Zero123
+
+from .conftest import tiny_pipeline, tiny_unet
+
+REPO = Path(__file__).resolve().parent.parent
+CONFIGS = REPO / "configs" / "threestudio"
+PHRASE = "{prompt}, porcelain"
+VIEWS = dict(elevation=torch.tensor([10.0, 70.0]), azimuth=torch.tensor([20.0, -100.0]), camera_distances=torch.tensor([3.0, 3.4]))
+
+
+@pytest.fixture(scope="session")
+def threestudio():
+    if "THREESTUDIO_ROOT" not in os.environ:
+        pytest.skip("THREESTUDIO_ROOT names no threestudio checkout")
+    from .threestudio_doubles import import_threestudio
+
+    module = import_threestudio(os.environ["THREESTUDIO_ROOT"])
+    import ingen3d.threestudio  # noqa: F401
+
+    return module
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # threestudio writes where it is called
+
+
+@pytest.fixture(scope="session")
+def sd64(tmp_path_factory) -> Path:
+    """A tiny prior with the latents, 64 x 64, that threestudio's own guidance is written for."""
+    pipe, folder = tiny_pipeline(), tmp_path_factory.mktemp("sd64")
+    torch.manual_seed(0)
+    pipe.unet = tiny_unet(sample_size=64)
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def domain(tmp_path_factory, tiny_sd) -> Path:
+    """A domain of `tiny_sd`."""
+    from diffusers import UNet2DConditionModel
+
+    folder = tmp_path_factory.mktemp("domain")
+    prior = UNet2DConditionModel.from_pretrained(tiny_sd, subfolder="unet")
+    NullTextUNet.from_prior(prior, torch.randn(1, 1, 24, generator=torch.Generator().manual_seed(5))).save_pretrained(folder / "unet")
+    (folder / "domain.json").write_text(json.dumps(dict(name="ware", phrase=PHRASE, prior=str(tiny_sd), resolution=16)))
+    return folder
+
+
+@pytest.fixture
+def prompts(threestudio):
+    """threestudio's own prompt processor's output for a model."""
+
+    def make(model, kind="stable-diffusion-prompt-processor", **cfg):
+        if kind != "in-domain-prompt-processor":  # theirs does not cut what is too long for a tiny text encoder
+            cfg |= dict(spawn=False, prompt_side="vase left", prompt_front="vase fore", prompt_back="vase rear", prompt_overhead="vase top")
+        cfg = dict(pretrained_model_name_or_path=str(model), prompt="a vase") | cfg
+        return threestudio.find(kind)(cfg)()
+
+    return make
+
+
+@pytest.fixture
+def guidance(threestudio):
+    def make(model, kind="multi-guidance-sds-guidance", **cfg):
+        return threestudio.find(kind)(OmegaConf.create(dict(pretrained_model_name_or_path=str(model), half_precision_weights=False) | cfg))
+
+    return make
+
+
+def gradient(guidance, prompt_utils, latents, views, **kwargs) -> tuple[torch.Tensor, dict]:
+    """Of its loss on the latents (B, h, w, 4); every guidance draws timesteps and noise from the same stream."""
+    latents = latents.clone().requires_grad_()
+    torch.manual_seed(7)
+    out = guidance(latents, prompt_utils, **views, rgb_as_latents=True, **kwargs)
+    out["loss_sds"].backward()
+    return latents.grad, out
+
+
+def test_the_package_needs_no_threestudio_and_the_extension_no_native_engine():
+    code = "import sys, ingen3d, ingen3d.distillation, ingen3d.zero123; assert not {'threestudio', 'trimesh', 'nerfacc'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)
+
+
+@pytest.mark.parametrize("weighting", ["sds", "uniform", "fantasia3d"])
+def test_without_a_domain_the_gradient_is_stable_diffusion_guidances(guidance, prompts, sd64, weighting):
+    theirs = guidance(sd64, "stable-diffusion-guidance", guidance_scale=100.0, weighting_strategy=weighting, grad_clip=2.0)
+    ours = guidance(sd64, control_scale=101.0, weighting_strategy=weighting, grad_clip=2.0)
+    for one in (theirs, ours):
+        one.update_step(0, 0)
+    latents, prompt_utils = torch.randn(2, 64, 64, 4), prompts(sd64, negative_prompt="red")
+    (expected, theirs), (got, ours) = (gradient(one, prompt_utils, latents, VIEWS) for one in (theirs, ours))
+    assert ours.keys() == theirs.keys() and (ours["min_step"], ours["max_step"]) == (theirs["min_step"], theirs["max_step"]) == (20, 980)
+    assert expected.abs().max() > 0.1 and torch.allclose(got, expected, atol=1e-4 * expected.abs().max().item())
+    assert torch.allclose(ours["loss_sds"], theirs["loss_sds"], rtol=1e-4) and torch.allclose(ours["grad_norm"], theirs["grad_norm"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("azimuth", [20.0, 130.0])
+def test_with_perp_neg_the_gradient_is_stable_diffusion_guidances(guidance, prompts, sd64, azimuth):
+    theirs, ours = guidance(sd64, "stable-diffusion-guidance", guidance_scale=100.0), guidance(sd64, control_scale=100.0)
+    view = dict(elevation=torch.tensor([10.0]), azimuth=torch.tensor([azimuth]), camera_distances=torch.tensor([3.0]))
+    latents, with_perp_neg, without = torch.randn(1, 64, 64, 4), prompts(sd64, use_perp_neg=True), prompts(sd64)
+    expected, got = (gradient(one, with_perp_neg, latents, view)[0] for one in (theirs, ours))
+    assert torch.allclose(got, expected, atol=1e-4 * expected.abs().max().item())
+    plain = gradient(ours, without, latents, view)[0]
+    assert (got - plain).abs().max() > 0.01 * expected.abs().max(), "the avoided contexts say something"
+
+
+def test_a_view_does_not_depend_on_its_batch_with_perp_neg(guidance, prompts, tiny_sd, domain):
+    guidance, prompt_utils = guidance(tiny_sd, domain_model=str(domain)), prompts(tiny_sd, use_perp_neg=True)
+    cameras, z_t, t = Cameras.at(VIEWS["elevation"], VIEWS["azimuth"], VIEWS["camera_distances"], 40), torch.randn(2, 4, 8, 8), torch.tensor([300, 500])
+    with torch.no_grad():
+        together = guidance.predictor(prompt_utils, cameras)(z_t, t)
+        alone = [guidance.predictor(prompt_utils, cameras[i])(z_t[i : i + 1], t[i : i + 1]) for i in range(2)]
+    assert torch.allclose(torch.cat(alone), together, atol=1e-5)
+
+
+def test_pictures_are_encoded_as_stable_diffusion_guidance_encodes_them(guidance, tiny_sd):
+    images, both = torch.rand(1, 3, 16, 16), (guidance(tiny_sd, "stable-diffusion-guidance"), guidance(tiny_sd))
+    latents = [torch.manual_seed(3) and one.encode_images(images) for one in both]
+    assert torch.equal(*latents)
+
+
+def test_schedules_are_followed_as_stable_diffusion_guidance_follows_them(guidance, tiny_sd):
+    cfg = dict(min_step_percent=[0, 0.4, 0.2, 200], max_step_percent=[50, 0.98, 0.5, 150], grad_clip=[0, 2.0, 8.0, 1000])
+    both = guidance(tiny_sd, "stable-diffusion-guidance", **cfg), guidance(tiny_sd, **cfg)
+    for step in (0, 77, 500):
+        theirs, ours = ([one.update_step(0, step), one.min_step, one.max_step, one.grad_clip_val] for one in both)
+        assert ours == theirs
+
+
+def test_a_domain_has_its_say_and_its_words(guidance, prompts, tiny_sd, domain):
+    prompt_utils = prompts(tiny_sd, "in-domain-prompt-processor", domain_model=str(domain))
+    assert prompt_utils.prompt == "a vase, porcelain" and prompt_utils.prompts_vd[1] == "a vase, porcelain, front view"
+    latents = torch.randn(2, 8, 8, 4)
+    with_domain, without = guidance(tiny_sd, domain_model=str(domain)), guidance(tiny_sd)
+    got, plain = (gradient(one, prompt_utils, latents, VIEWS)[0] for one in (with_domain, without))
+    assert got.isfinite().all() and not torch.allclose(got, plain, atol=1e-3)
+    weights = with_domain.predictor(prompt_utils, Cameras.at(10, 20, 3, 40))
+    weights(torch.randn(1, 4, 8, 8), torch.tensor([300]))
+    assert weights.weights.shape == (2, 1) and abs(weights.weights.sum().item() - 7.0) < 3.5, "w0 is shared by Sec. 3.4"
+
+
+def test_a_domain_of_another_prior_and_an_unknown_weighting_are_one_clear_line(guidance, sd64, tiny_sd, domain):
+    with pytest.raises(UserError, match="domain 'ware' was trained on"):
+        guidance(sd64, domain_model=str(domain))
+    with pytest.raises(UserError, match="'uniforn': did you mean 'uniform'"):
+        guidance(tiny_sd, weighting_strategy="uniforn")
+
+
+def test_guidance_eval_shows_what_stable_diffusion_guidance_shows(guidance, prompts, sd64, tiny_sd, domain):
+    shown = gradient(guidance(tiny_sd, domain_model=str(domain), max_items_eval=1), prompts(tiny_sd), torch.randn(2, 8, 8, 4), VIEWS, guidance_eval=True)[1]["eval"]
+    assert shown["bs"] == 1 and len(shown["texts"]) == len(shown["noise_levels"]) == 1 and shown["texts"][0].endswith("e10.0\na20.0\nc3.00")
+    for name in ("imgs_noisy", "imgs_1step", "imgs_1orig", "imgs_final"):
+        assert shown[name].shape == (1, 16, 16, 3) and 0 <= shown[name].min() and shown[name].max() <= 1
+
+
+def test_zero123s_condition_is_that_of_zero123_guidance(guidance, threestudio, tiny_zero123, reference):
+    ours = guidance(tiny_zero123, "zero123-diffusers-guidance", cond_image_path=str(reference), cond_elevation_deg=5.0, cond_azimuth_deg=30.0, cond_camera_distance=3.8)
+    projection, condition = ours.model.cc_projection, ours.condition
+    theirs = SimpleNamespace(cfg=ours.cfg, device=ours.device, c_crossattn=condition.embedding[:, None], c_concat=condition.latents)
+    theirs.model = SimpleNamespace(cc_projection=projection)
+    expected = threestudio.find("zero123-guidance").get_cond(theirs, **VIEWS)
+    rule = ours.predictor(None, Cameras.at(VIEWS["elevation"], VIEWS["azimuth"], VIEWS["camera_distances"], 20))
+    assert torch.allclose(torch.cat([rule.uncond.context, rule.terms[0].context]), expected["c_crossattn"][0], atol=1e-5)
+    assert torch.equal(torch.cat([term.concat.expand(2, -1, -1, -1) for term in (rule.uncond, *rule.terms)]), expected["c_concat"][0])
+    got, out = gradient(ours, None, torch.randn(2, 8, 8, 4), VIEWS)
+    assert got.isfinite().all() and got.abs().max() > 0 and out["grad_norm"] > 0
+
+
+def test_a_zero123_of_a_preset_without_a_vae_takes_the_priors(tiny_zero123, tiny_sd, tmp_path):
+    for part in tiny_zero123.iterdir():
+        if part.name != "vae":
+            (tmp_path / part.name).symlink_to(part)
+    borrowed = Zero123.from_pretrained(tmp_path, vae=str(tiny_sd)).vae
+    assert borrowed.config.scaling_factor == 0.18215 and not any(p.requires_grad for p in borrowed.parameters())
+
+
+@pytest.fixture
+def reference(tmp_path) -> Path:
+    """A red disc on nothing."""
+    from PIL import Image, ImageDraw
+
+    picture = Image.new("RGBA", (32, 32))
+    ImageDraw.Draw(picture).ellipse((8, 8, 24, 24), fill=(200, 30, 30, 255))
+    picture.save(tmp_path / "disc_rgba.png")
+    return tmp_path / "disc_rgba.png"
+
+
+@pytest.fixture
+def launch(threestudio, monkeypatch, tmp_path):
+    """threestudio's own launch.py, for few and small steps on the CPU; gives the trial's folder."""
+    import launch
+    import pytorch_lightning
+
+    trainer = pytorch_lightning.Trainer
+    forced = dict(accelerator="cpu", devices=1, precision=32)
+    monkeypatch.setattr(pytorch_lightning, "Trainer", lambda **kwargs: trainer(**kwargs | forced))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    (tmp_path / "custom" / "threestudio-ingen3d").mkdir(parents=True)
+    (tmp_path / "custom" / "threestudio-ingen3d" / "__init__.py").write_text("import ingen3d.threestudio\n")
+    args = SimpleNamespace(gpu="0", typecheck=False, verbose=False, gradio=False, train=True)
+    small = ["trainer.max_steps=2", "trainer.val_check_interval=2", "system.guidance.half_precision_weights=false"]
+
+    def run(config: str, *overrides: str) -> Path:
+        args.config = str(CONFIGS / f"{config}.yaml")
+        launch.main(args, [*small, *overrides])
+        (trial,) = (tmp_path / "outputs" / config).iterdir()
+        assert (trial / "ckpts" / "last.ckpt").is_file()
+        rows = list(csv.DictReader(open(next(trial.glob("csv_logs/*/metrics.csv")))))
+        losses = [float(row[key]) for row in rows for key in row if key.startswith("train/loss") and row[key]]
+        assert losses and all(torch.tensor(losses).isfinite())
+        return trial
+
+    return run
+
+
+SMALL_VIEWS = ["data.width=16", "data.height=16", "data.eval_width=8", "data.eval_height=8", "data.n_test_views=2", "data.n_val_views=1"]
+
+
+@pytest.mark.slow
+def test_the_first_stage_trains_and_the_second_starts_from_its_checkpoint(launch, tiny_zero123, tiny_sd, domain, reference):
+    views = ["height=16", "width=16", "batch_size=2", "resolution_milestones=[]", "eval_height=8", "eval_width=8", "n_test_views=2", "n_val_views=1"]
+    first = launch(
+        "zero123-init", f"data.image_path={reference}", "data.height=16", "data.width=16", "data.resolution_milestones=[]",
+        *(f"data.random_camera.{view}" for view in views),
+        f"system.guidance.pretrained_model_name_or_path={tiny_zero123}", "system.freq.guidance_eval=1",
+    )  # fmt: skip
+    assert (first / "save" / "it0-train.png").is_file(), "guidance_eval's pictures"
+    second = launch(
+        "multi-guidance-refine", *SMALL_VIEWS, "system.prompt_processor.prompt=a vase",
+        f"system.guidance.pretrained_model_name_or_path={tiny_sd}", f"system.guidance.domain_model={domain}",
+        f"system.weights={first.parent}/disc_rgba.png@LAST/ckpts/last.ckpt", "system.optimizer.args.lr=0",
+    )  # fmt: skip
+    before, after = (torch.load(trial / "ckpts" / "last.ckpt", weights_only=False)["state_dict"] for trial in (first, second))
+    learned = [key for key in after if key.startswith("geometry.") and key in before]
+    assert any("encoding" in key for key in learned) and any("feature_network" in key for key in learned)
+    assert all(torch.equal(before[key], after[key]) for key in learned), "with no learning rate it stays where the first stage left it"
+
+
+@pytest.mark.slow
+def test_the_baseline_trains(launch, tiny_sd):
+    baseline = launch(
+        "dreamfusion-baseline", *SMALL_VIEWS, "system.prompt_processor.prompt=a vase",
+        f"system.guidance.pretrained_model_name_or_path={tiny_sd}",
+    )  # fmt: skip
+    assert list(baseline.glob("save/*.mp4"))
+
+
+def test_it_can_be_linked_into_custom(threestudio, tmp_path):
+    import launch
+
+    (tmp_path / "threestudio-ingen3d").symlink_to(REPO / "ingen3d" / "threestudio")
+    assert launch.load_custom_module(str(tmp_path / "threestudio-ingen3d")), "registered once, however it is found"
