@@ -165,18 +165,19 @@ def test_a_domain_of_another_prior_and_an_unknown_weighting_are_one_clear_line(g
         guidance(tiny_sd, weighting_strategy="uniforn")
 
 
-def test_guidance_eval_shows_what_stable_diffusion_guidance_shows(guidance, prompts, sd64, tiny_sd, domain):
-    shown = gradient(guidance(tiny_sd, domain_model=str(domain), max_items_eval=1), prompts(tiny_sd), torch.randn(2, 8, 8, 4), VIEWS, guidance_eval=True)[1]["eval"]
+def test_guidance_eval_shows_what_stable_diffusion_guidance_shows(guidance, prompts, tiny_sd, domain):
+    ours, latents = guidance(tiny_sd, domain_model=str(domain), max_items_eval=1), torch.randn(2, 8, 8, 4)
+    shown = gradient(ours, prompts(tiny_sd), latents, VIEWS, guidance_eval=True)[1]["eval"]
     assert shown["bs"] == 1 and len(shown["texts"]) == len(shown["noise_levels"]) == 1 and shown["texts"][0].endswith("e10.0\na20.0\nc3.00")
     for name in ("imgs_noisy", "imgs_1step", "imgs_1orig", "imgs_final"):
         assert shown[name].shape == (1, 16, 16, 3) and 0 <= shown[name].min() and shown[name].max() <= 1
 
 
 def test_zero123s_condition_is_that_of_zero123_guidance(guidance, threestudio, tiny_zero123, reference):
-    ours = guidance(tiny_zero123, "zero123-diffusers-guidance", cond_image_path=str(reference), cond_elevation_deg=5.0, cond_azimuth_deg=30.0, cond_camera_distance=3.8)
-    projection, condition = ours.model.cc_projection, ours.condition
-    theirs = SimpleNamespace(cfg=ours.cfg, device=ours.device, c_crossattn=condition.embedding[:, None], c_concat=condition.latents)
-    theirs.model = SimpleNamespace(cc_projection=projection)
+    camera = dict(cond_elevation_deg=5.0, cond_azimuth_deg=30.0, cond_camera_distance=3.8)
+    ours = guidance(tiny_zero123, "zero123-diffusers-guidance", cond_image_path=str(reference), **camera)
+    theirs = SimpleNamespace(cfg=ours.cfg, device=ours.device, model=SimpleNamespace(cc_projection=ours.model.cc_projection))
+    theirs.c_crossattn, theirs.c_concat = ours.condition.embedding[:, None], ours.condition.latents
     expected = threestudio.find("zero123-guidance").get_cond(theirs, **VIEWS)
     rule = ours.predictor(None, Cameras.at(VIEWS["elevation"], VIEWS["azimuth"], VIEWS["camera_distances"], 20))
     assert torch.allclose(torch.cat([rule.uncond.context, rule.terms[0].context]), expected["c_crossattn"][0], atol=1e-5)
@@ -216,12 +217,14 @@ def launch(threestudio, monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     (tmp_path / "custom" / "threestudio-ingen3d").mkdir(parents=True)
     (tmp_path / "custom" / "threestudio-ingen3d" / "__init__.py").write_text("import ingen3d.threestudio\n")
-    args = SimpleNamespace(gpu="0", typecheck=False, verbose=False, gradio=False, train=True)
+    common = dict(gpu="0", typecheck=False, verbose=False, gradio=False, train=False, validate=False, test=False, export=False)
     small = ["trainer.max_steps=2", "trainer.val_check_interval=2", "system.guidance.half_precision_weights=false"]
 
-    def run(config: str, *overrides: str) -> Path:
-        args.config = str(CONFIGS / f"{config}.yaml")
-        launch.main(args, [*small, *overrides])
+    def run(config: str, *overrides: str, export: Path | None = None) -> Path:
+        if export is not None:
+            launch.main(SimpleNamespace(**common | dict(export=True, config=str(export / "configs" / "parsed.yaml"))), [*overrides])
+            return export
+        launch.main(SimpleNamespace(**common | dict(train=True, config=str(CONFIGS / f"{config}.yaml"))), [*small, *overrides])
         (trial,) = (tmp_path / "outputs" / config).iterdir()
         assert (trial / "ckpts" / "last.ckpt").is_file()
         rows = list(csv.DictReader(open(next(trial.glob("csv_logs/*/metrics.csv")))))
@@ -235,7 +238,6 @@ def launch(threestudio, monkeypatch, tmp_path):
 SMALL_VIEWS = ["data.width=16", "data.height=16", "data.eval_width=8", "data.eval_height=8", "data.n_test_views=2", "data.n_val_views=1"]
 
 
-@pytest.mark.slow
 def test_the_first_stage_trains_and_the_second_starts_from_its_checkpoint(launch, tiny_zero123, tiny_sd, domain, reference):
     views = ["height=16", "width=16", "batch_size=2", "resolution_milestones=[]", "eval_height=8", "eval_width=8", "n_test_views=2", "n_val_views=1"]
     first = launch(
@@ -253,9 +255,11 @@ def test_the_first_stage_trains_and_the_second_starts_from_its_checkpoint(launch
     learned = [key for key in after if key.startswith("geometry.") and key in before]
     assert any("encoding" in key for key in learned) and any("feature_network" in key for key in learned)
     assert all(torch.equal(before[key], after[key]) for key in learned), "with no learning rate it stays where the first stage left it"
+    mesh = ["system.exporter.fmt=obj", "system.exporter.save_uv=false", "system.geometry.isosurface_resolution=24", "system.geometry.isosurface_threshold=1.0"]
+    launch("multi-guidance-refine", f"resume={second}/ckpts/last.ckpt", *mesh, export=second)
+    assert list(second.glob("save/*-export/model.obj"))
 
 
-@pytest.mark.slow
 def test_the_baseline_trains(launch, tiny_sd):
     baseline = launch(
         "dreamfusion-baseline", *SMALL_VIEWS, "system.prompt_processor.prompt=a vase",

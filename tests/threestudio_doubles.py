@@ -61,7 +61,7 @@ class Absent(ModuleType):
     def __getattr__(self, name: str):
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (), {})
+        return type(name, (), {"__init__": lambda self, *args, **kwargs: None})
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
