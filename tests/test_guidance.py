@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from core.guidance import MultiGuidance, Term, norm
+from core.guidance import MultiGuidance, PerpNeg, Term, norm
 
 from .conftest import tiny_unet
 
@@ -110,3 +110,23 @@ def test_a_network_that_predicts_v_is_turned_into_eps(z_t):
     noisy, v = a.sqrt() * z_t + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * z_t
     network = lambda z, t: SimpleNamespace(sample=v)
     assert torch.allclose(MultiGuidance(Term(network, alphas_cumprod=alphas_cumprod), [])(noisy, T), noise, atol=1e-5)
+
+
+def test_perp_neg_avoids_a_context_only_as_far_as_it_lies_across_the_prompt(z_t):
+    text, along, across = (torch.zeros_like(z_t) for _ in range(3))
+    text[:, 0], along[:, 0], across[:, 1] = 1.0, 3.0, 2.0
+    empty, *networks = (lambda z_t, t, eps=eps: SimpleNamespace(sample=eps) for eps in (torch.zeros_like(z_t), text, along, across))
+    a_j = torch.tensor([-0.5, -1.5])
+    avoid = [Term(network, weight=a_j) for network in networks[1:]]
+    expected = 7.0 * (text + a_j.view(2, 1, 1, 1) * across)
+    assert torch.allclose(PerpNeg(Term(empty), [Term(networks[0], weight=7.0)], avoid)(z_t, T), expected, atol=1e-5)
+    assert torch.equal(PerpNeg(Term(empty), [Term(networks[0])], [])(z_t, T), MultiGuidance(Term(empty), [Term(networks[0])])(z_t, T))
+
+
+def test_networks_compute_in_their_own_precision_and_the_rule_in_the_latents(z_t):
+    unet, empty, text = tiny_unet(), torch.randn(1, 7, 24), torch.randn(1, 7, 24)
+    with torch.no_grad():
+        expected = MultiGuidance(Term(unet, empty), [Term(unet, text, 7.3)])(z_t, T)
+        half = unet.to(torch.bfloat16)
+        got = MultiGuidance(Term(half, empty), [Term(half, text, 7.3)])(z_t, T)
+    assert got.dtype == torch.float32 and (got - expected).norm() < 0.1 * expected.norm()
