@@ -31,7 +31,8 @@ class MultiGuidance:
 
     def __init__(self, uncond: Term, terms: Sequence[Term], guidance_scale: float = 7.0, guidance_rescale: float = 0.0,
                  guidance_interval: tuple[float, float] = (0.0, 1.0), timesteps: torch.Tensor | None = None):
-        self.uncond, self.terms, self.guidance_scale = uncond, [term for term in terms if term.weight != 0], guidance_scale
+        self.uncond, self.guidance_scale = uncond, guidance_scale
+        self.terms = [term for term in terms if term.weight is None or torch.as_tensor(term.weight).any()]
         self.guidance_rescale, self.guidance_interval = guidance_rescale, guidance_interval
         self.timesteps = torch.arange(999, -1, -1) if timesteps is None else timesteps.cpu()
         self.weights: torch.Tensor | None = None

@@ -51,9 +51,14 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
+def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The centre of a picture, as much as fills (width, height): RGB."""
+    return ImageOps.fit(on_white(image), size, Image.Resampling.LANCZOS)
+
+
 def fit_square(image: Image.Image, resolution: int) -> Image.Image:
     """Shorter side to `resolution`, then the centre: (resolution, resolution) RGB."""
-    return ImageOps.fit(on_white(image), (resolution, resolution), Image.Resampling.LANCZOS)
+    return fit(image, (resolution, resolution))
 
 
 class ImageFolder:

@@ -290,6 +290,11 @@ class InDomainPipeline(DiffusionPipeline):
             raise UserError("the mask is {} px and the image {}: give them one size".format(*sizes))
         return clean, F.interpolate(mask.to(clean), clean.shape[-2:])  # the nearest, as in diffusers
 
+    @property
+    def resolution(self) -> int:
+        """The prior's own, in pixels; of the shorter side where it is not square."""
+        return min(self.latent_shape(1)[-2:]) * self.vae_scale_factor
+
     def latent_shape(self, batch: int, height: int | None = None, width: int | None = None) -> tuple[int, int, int, int]:
         """(B, C, h, w) for a size in pixels, the prior's own by default. Raises UserError for what is no multiple of the VAE's factor."""
         size = self.unet.config.sample_size
