@@ -1,7 +1,7 @@
 """One conditional prediction, and how several are evaluated together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +37,10 @@ class Control:
     start: float = 0.0
     end: float = 1.0
 
+    def scale_at(self, step: Step) -> torch.Tensor:
+        """The scale of its residuals at a step, (B,) or (1,)."""
+        return self.conditioning_scale * step.within(self.start, self.end)
+
 
 @dataclass(eq=False)
 class Term:
@@ -68,6 +72,7 @@ class Term:
 def predict_together(terms: Sequence[Term], z_t: torch.Tensor, t: torch.Tensor, step: Step) -> list[torch.Tensor]:
     """eps of every term, (B, C, h, w) each; terms with one network, the same controls and contexts of one length share one batched forward."""
     batch = len(z_t)
+    terms = [replace(term, controls=[control for control in term.controls if control.scale_at(step).any()]) for term in terms]
     groups: dict[tuple, list[int]] = {}
     for i, term in enumerate(terms):
         alike = id(term.network), None if term.context is None else term.context.shape[1:], *map(id, term.controls)
@@ -87,14 +92,13 @@ def predict_together(terms: Sequence[Term], z_t: torch.Tensor, t: torch.Tensor, 
 
 
 def control_residuals(controls: Sequence[Control], z_t: torch.Tensor, t: torch.Tensor, contexts: torch.Tensor, step: Step, k: int) -> dict:
-    """What the ControlNets that are at work at this step add to a UNet's features, all summed; z_t (k B, C, h, w) holds k terms' batches."""
+    """What ControlNets add to a UNet's features, all summed; z_t (k B, C, h, w) holds the batches of k terms."""
     residuals = []
     for control in controls:
-        scale = control.conditioning_scale * step.within(control.start, control.end).to(z_t)[:, None, None, None]
-        if scale.any():
-            scale, image = (x.expand(len(z_t) // k, -1, -1, -1).repeat(k, 1, 1, 1) for x in (scale, control.image))
-            out = control.network(z_t, t, encoder_hidden_states=contexts, controlnet_cond=image, conditioning_scale=scale)
-            residuals.append([*out.down_block_res_samples, out.mid_block_res_sample])
+        scale = control.scale_at(step).to(z_t)[:, None, None, None]
+        scale, image = (x.expand(len(z_t) // k, -1, -1, -1).repeat(k, 1, 1, 1) for x in (scale, control.image))
+        out = control.network(z_t, t, encoder_hidden_states=contexts, controlnet_cond=image, conditioning_scale=scale)
+        residuals.append([*out.down_block_res_samples, out.mid_block_res_sample])
     if not residuals:
         return {}
     *down, mid = map(sum, zip(*residuals, strict=True))

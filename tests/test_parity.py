@@ -27,17 +27,17 @@ def folder(request, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=[DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler])
+@pytest.fixture(params=[(DDIMScheduler, "leading"), (DPMSolverMultistepScheduler, "leading"), (EulerDiscreteScheduler, "linspace")])
 def pipes(request, folder):
     """Ours, and a maker of theirs with the same models."""
-    ours = InDomainPipeline.from_pretrained(folder)
+    kind, spacing = request.param
+    new_scheduler = lambda: kind.from_pretrained(folder, subfolder="scheduler", timestep_spacing=spacing)
+    ours = InDomainPipeline.from_pretrained(folder, scheduler=new_scheduler())
     ours.set_progress_bar_config(disable=True)
 
     def theirs(kind, **more):
-        scheduler = request.param.from_config(StableDiffusionPipeline.from_pretrained(folder, safety_checker=None).scheduler.config)
-        ours.scheduler = request.param.from_config(scheduler.config)
         parts = {name: getattr(ours, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
-        pipe = kind(**parts, **more, scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        pipe = kind(**parts, **more, scheduler=new_scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
