@@ -33,7 +33,8 @@ def load_controlnet(name: str | Path, unet: UNet2DConditionModel) -> ControlNetM
         theirs, ours = (json.dumps(model.config[key]) for model in (net, unet))  # a list once saved, a tuple before
         if theirs != ours:
             raise UserError(f"the ControlNet '{name}' was trained for another prior ({key} is {theirs}, this prior's is {ours})")
-    return net.to(unet.device).eval()
+    return net.eval()
+
 
 def per_image(prompt: str | list[str], batch: int, name: str) -> list[str]:
     """One prompt for each of `batch` images."""
@@ -41,6 +42,12 @@ def per_image(prompt: str | list[str], batch: int, name: str) -> list[str]:
     if len(prompts) != batch:
         raise UserError(f"{name} is a list of {len(prompts)} for {batch} images: give one text for all, or one for each")
     return prompts
+
+
+def check_interval(name: str, start: float, end: float) -> None:
+    """Raise UserError for what are no fractions of the steps, in order."""
+    if not 0 <= start < end <= 1:
+        raise UserError(f"{name}: {start} to {end} is no share of the steps, give a start below the end, both in [0, 1]")
 
 
 def check_terms(terms: Sequence[Term], unet: UNet2DConditionModel, batch: int) -> None:

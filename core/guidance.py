@@ -7,7 +7,7 @@ A scheduler turns one into an image, score distillation turns one into a gradien
     eps = predict(z_t, t)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -41,16 +41,20 @@ class MultiGuidance:
         t = torch.as_tensor(t, device=z_t.device)
         step = Step((self.timesteps[:, None] - t.cpu().reshape(-1)).abs().argmin(0), len(self.timesteps))
         weights = self.weights_at(step, len(z_t))
-        cancels = ((1 - weights.sum(0)).abs() < 1e-6).all()  # what falls out of the sum is not evaluated; nan does not
-        used = [not cancels, *(weights != 0).any(1)]
-        predictions = iter(predict_together([term for term, is_used in zip([self.uncond, *self.terms], used) if is_used], z_t, t, step))
-        eps_0, *eps = (next(predictions) if is_used else torch.zeros_like(z_t) for is_used in used)
+        eps_0, *eps = self.predict(weights, z_t, t, step)
         if self.weights is None:
             self.weights = self.first_weights(eps_0, eps, step)
             weights = self.weights_at(step, len(z_t))
         weights = weights.to(z_t)[..., None, None, None]  # (K, B, 1, 1, 1)
         eps_hat = eps_0 + sum(w * (eps_i - eps_0) for w, eps_i in zip(weights, eps, strict=True))  # Eq. 3
         return self.rescale(eps_hat, weights, eps, z_t, t) if self.guidance_rescale and eps else eps_hat
+
+    def predict(self, weights: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor, step: Step) -> Iterator[torch.Tensor]:
+        """eps_0 and each eps_i, (B, C, h, w); what falls out of the sum is not evaluated and 0, eps_0 where the weights add up to 1."""
+        cancels = ((1 - weights.sum(0)).abs() < 1e-6).all()  # never for nan, a weight that is still to be decided
+        used = [not cancels, *(weights != 0).any(1)]
+        predictions = iter(predict_together([term for term, is_used in zip([self.uncond, *self.terms], used) if is_used], z_t, t, step))
+        return (next(predictions) if is_used else torch.zeros_like(z_t) for is_used in used)
 
     def first_weights(self, eps_0: torch.Tensor, eps: Sequence[torch.Tensor], step: Step) -> torch.Tensor:
         """w_i = (w0 / K) ||eps_0|| / ||eps_i|| for each sample, so that sum_i w_i ||eps_i|| = w0 ||eps_0|| (Sec. 3.4): (K, B)."""

@@ -13,7 +13,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .conditions import check_terms, common_size, load_controlnet, own_unconditional, per_image
+from .conditions import check_interval, check_terms, common_size, load_controlnet, own_unconditional, per_image
 from .errors import UserError
 from .guidance import MultiGuidance
 from .images import on_white
@@ -96,7 +96,7 @@ class InDomainPipeline(DiffusionPipeline):
 
     def compose(self, prompt: str) -> str:
         """The prompt as the domain says it: bare conditions, multiplied as if independent, fight each other (App. A)."""
-        return prompt if self.domain_unet is None else self.config.phrase.replace("{prompt}", prompt)
+        return prompt if self.domain_unet is None or not prompt else self.config.phrase.replace("{prompt}", prompt)
 
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> torch.Tensor:
@@ -124,7 +124,9 @@ class InDomainPipeline(DiffusionPipeline):
         return self.scheduler.alphas_cumprod if self.scheduler.config.prediction_type == "v_prediction" else None
 
     def domain_term(self, scale: float | Sequence[float] | None = None) -> Term:
-        """The domain's own prediction, for the `terms` of any pipeline over the same prior."""
+        """The domain's own prediction, for the `terms` of any pipeline over the same prior. Raises UserError where there is no domain."""
+        if self.domain_unet is None:
+            raise UserError("this pipeline has no domain: load it with one, from_pretrained(name, domain=...)")
         return Term(self.domain_unet, None, scale, self.alphas_cumprod)
 
     def term(
@@ -160,12 +162,11 @@ class InDomainPipeline(DiffusionPipeline):
 
         Start and end are fractions of the steps, as in diffusers. Raises UserError for those out of [0, 1] and for what is no ControlNet.
         """
-        if not 0 <= control_guidance_start < control_guidance_end <= 1:
-            raise UserError(f"a ControlNet from {control_guidance_start} to {control_guidance_end}: give a start below the end, both in [0, 1]")
+        check_interval("control_guidance_start and control_guidance_end", control_guidance_start, control_guidance_end)
         if not isinstance(controlnet, ControlNetModel):
-            controlnet = load_controlnet(controlnet, self.unet)
+            controlnet = load_controlnet(controlnet, self.unet).to(self._execution_device)
         image = self.control_processor.preprocess(on_white(image) if isinstance(image, Image.Image) else image)
-        image = image.to(self.unet.device, self.unet.dtype)
+        image = image.to(self._execution_device, self.unet.dtype)
         return Control(controlnet, image, controlnet_conditioning_scale, control_guidance_start, control_guidance_end)
 
     def noise_predictor(
@@ -196,6 +197,7 @@ class InDomainPipeline(DiffusionPipeline):
         """
         if prompt is not None and not controls and not all(p.strip() for p in ([prompt] if isinstance(prompt, str) else prompt)):
             raise UserError("the prompt is empty: say what to make, or give None for unconditional generation")
+        check_interval("guidance_interval", *guidance_interval)
         negative = per_image(negative_prompt or "", batch, "negative_prompt")
         uncond = Term(self.unet, self.encode_prompt(negative), None, self.alphas_cumprod)
         if prompt is not None or controls:
@@ -233,7 +235,7 @@ class InDomainPipeline(DiffusionPipeline):
         With a list of generators each image has its own noise and does not depend on what else is in the batch.
         output_type: "pil", "np" (B, H, W, 3) in [0, 1], "pt" (B, 3, H, W) in [0, 1] or "latent" (B, C, h, w).
         callback_on_step_end: `(pipe, step, t, {"latents"}) -> {"latents"}`.
-        image: edit this picture, PIL or (B or 1, 3, H, W) in [-1, 1], and not noise: `strength` 0 keeps it, 1 makes it anew (SDEdit).
+        image: edit this picture, PIL or (B or 1, 3, H, W) in [0, 1], and not noise: `strength` 0 keeps it, 1 makes it anew (SDEdit).
         mask_image: PIL or (B or 1, 1, H, W) in [0, 1], white where to edit. Controls and pictures are of one size, by default the images' too.
         Raises UserError for an empty prompt, a size that is no multiple of the latents', sizes that differ, a strength out of [0, 1], a mask
         without an image and lists of another length than the batch.

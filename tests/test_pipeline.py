@@ -201,10 +201,11 @@ def test_conditions_that_do_not_fit_are_said(prior, tiny_sd, tmp_path):
     net = tiny_controlnet(prior.unet)
     for wrong, said in [
         (lambda: prior.control(tiny_sd / "unet", PICTURE), "holds a UNet2DConditionModel"), (lambda: prior.control(tmp_path, PICTURE), "no usable model"),
-        (lambda: prior.control(net, PICTURE, 1.0, 0.5, 0.5), "from 0.5 to 0.5"), (lambda: prior.control(net, PICTURE, 1.0, 0.0, 2.0), "from 0.0 to 2.0"),
+        (lambda: prior.control(net, PICTURE, 1.0, 0.5, 0.5), "0.5 to 0.5"), (lambda: prior.control(net, PICTURE, 1.0, 0.0, 2.0), "_end: 0.0 to 2.0"),
         (lambda: prior("a", controls=[prior.control(net, PICTURE)], height=32), "16 x 16 px, the image 16 x 32"),
         (lambda: prior("a", controls=[prior.control(net, torch.zeros(3, 3, 16, 16))]), "3 control pictures"),
         (lambda: prior(["a", "b"], terms=[prior.term(["c"] * 3)]), "3 prompts for 2 images"),
+        (lambda: prior("a", guidance_interval=(0.5, 1.5)), "guidance_interval: 0.5 to 1.5"), (lambda: prior.domain_term(), "no domain"),
         (lambda: prior("a", terms=[Term(tiny_unet(in_channels=8))]), "8 channels"),
     ]:
         with pytest.raises(UserError, match=said):
