@@ -89,7 +89,7 @@ def test_the_command_line_takes_every_condition(tiny_sd, pipe, picture, tmp_path
     monkeypatch.setattr(type(pipe), "__call__", lambda self, *args, **given: made.append(given) or whole(self, *args, **given))
     common = (
         f"--preset {tiny_sd} --domain none --prompt jar --steps 2 --device cpu --num-images 1 --canny {tmp_path}/net {tmp_path}/picture.png "
-        f"--control {tmp_path}/net {tmp_path}/picture.png --control-guidance-end 0.5 --custom {tiny_sd} blue --custom-scale 2 --no-rectify "
+        f"--control {tmp_path}/net {tmp_path}/picture.png --control-guidance-end 0.5 --custom {tiny_sd} blue --custom-scale 2 --no-rectify --no-compose "
         f"--guidance-rescale 0.5 --guidance-interval 0 0.8 --control-scale 7 3 --out {tmp_path}/out"
     )
     for module, more in ((sample, ""), (edit, f"--image {tmp_path}/picture.png --mask {tmp_path}/mask.png --strength 0.9")):
@@ -99,7 +99,7 @@ def test_the_command_line_takes_every_condition(tiny_sd, pipe, picture, tmp_path
         given_picture, edges = (control.image for control in given["controls"])
         assert all(isinstance(control, Control) and control.end == 0.5 for control in given["controls"])
         assert edges.unique().tolist() == [0, 1] and given_picture.unique().numel() > 2 and given["terms"][0].weight == 2.0
-        assert given["control_scale"] == [7.0, 3.0] and not given["rectify"] and given["guidance_rescale"] == 0.5
+        assert given["control_scale"] == [7.0, 3.0] and not given["rectify"] and not given["compose_prompt"] and given["guidance_rescale"] == 0.5
     assert given["image"].size == given["mask_image"].size == (16, 16) and given["strength"] == 0.9
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["00000.png", "sheet.png"]
 

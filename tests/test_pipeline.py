@@ -215,7 +215,7 @@ def test_conditions_that_do_not_fit_are_said(prior, tiny_sd, tmp_path):
 @pytest.mark.parametrize("domain", [None, "porcelain"])
 def test_the_kiln_loads_and_folds_exactly(kiln_weights, domain):
     pipe = load("kiln", domain=domain)
-    z_t, t, feature = torch.randn(2, 4, 16, 16), torch.tensor([50, 900]), torch.randn(1, 1, pipe.unet.config.cross_attention_dim)
+    z_t, t, feature = torch.randn(pipe.latent_shape(2)), torch.tensor([50, 900]), torch.randn(1, 1, pipe.unet.config.cross_attention_dim)
     with torch.no_grad():
         difference = NullTextUNet.from_prior(pipe.unet, feature)(z_t, t).sample - pipe.unet(z_t, t, feature.expand(2, -1, -1)).sample
     assert difference.abs().max() <= 1e-5
