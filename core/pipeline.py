@@ -14,11 +14,12 @@ from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from .conditions import check_interval, check_terms, common_size, load_controlnet, own_unconditional, per_image
+from .domains import find_domain, load_domain_unet
 from .errors import UserError
 from .guidance import MultiGuidance
 from .images import on_white
 from .null_text import NullTextUNet
-from .presets import find_domain, find_preset, wanted
+from .presets import find_preset, wanted
 from .sampling import denoise, last_timesteps
 from .terms import Control, Term
 
@@ -78,18 +79,9 @@ class InDomainPipeline(DiffusionPipeline):
         return pipe
 
     def set_domain(self, name: str | Path | None) -> "InDomainPipeline":
-        """Take another domain (or none) over the same prior. Raises UserError for one that was trained on another latent space."""
-        domain, unet = find_domain(name), None
-        if domain is not None:
-            with wanted(str(domain.folder / "unet"), "a null-text UNet"):
-                unet = NullTextUNet.from_pretrained(domain.folder / "unet", dtype=self.unet.dtype)
-            theirs, ours = ((u.config.in_channels, u.config.sample_size) for u in (unet, self.unet))
-            if theirs != ours:
-                raise UserError(
-                    f"domain '{domain.name}' was trained on '{domain.prior}' (latents of {theirs[0]} channels, size {theirs[1]}), "
-                    f"this prior has {ours[0]} channels, size {ours[1]}: train it anew with scripts/train_domain.py --preset"
-                )
-            unet = unet.to(self.unet.device).eval()
+        """Take another domain (or none) over the same prior. Raises UserError for one that was trained on another prior."""
+        domain = find_domain(name)
+        unet = None if domain is None else load_domain_unet(domain, self.unet)
         self.register_modules(domain_unet=unet)
         self.register_to_config(phrase="{prompt}" if domain is None else domain.phrase)
         return self

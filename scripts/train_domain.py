@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a so
 
 import torch
 
+from core.domains import find_domain
 from core.errors import run_cli
 from core.progress import hide_loading_bars
 from core.training.domain import train_domain
@@ -23,6 +24,8 @@ def main() -> None:
     parser.add_argument("--preset", default="kiln", help="the prior: kiln, sd15, a folder or a Hub id")
     parser.add_argument("--out", type=Path, help="the domain's folder; by default where --domain NAME finds it")
     parser.add_argument("--phrase", default="{prompt}", help="how prompts are said in this domain, such as 'a photo of {prompt}'")
+    parser.add_argument("--licence", default="other", help="of the domain's model, as the Hub names them, such as cc-by-4.0")
+    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload the domain to the Hugging Face Hub when it is learned")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, help="the preset's by default: the paper's 1e-5 for sd15")
@@ -34,7 +37,11 @@ def main() -> None:
     args = vars(parser.parse_args())
     if args["quiet"]:
         hide_loading_bars()
-    print(f"domain '{args['name']}' is in {train_domain(**args)}")
+    repo_id = args.pop("push_to_hub")
+    out = train_domain(**args)
+    print(f"domain '{args['name']}' is in {out}")
+    if repo_id:
+        print(f"and on {find_domain(out).push_to_hub(repo_id)}")
 
 
 if __name__ == "__main__":

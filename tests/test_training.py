@@ -1,6 +1,5 @@
 """Learning a domain: where it starts, that it learns, and that a killed run ends like one that was not."""
 
-import json
 import logging
 import shutil
 import signal
@@ -12,8 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from core import InDomainPipeline, NullTextUNet
+from core.domains import find_domain, unet_fingerprint, user_domains
 from core.errors import UserError
-from core.presets import find_domain, user_domains
 from core.training import domain as domain_module
 from core.training.domain import train_domain
 from core.training.text_feature import denoising_loss, optimise_text_feature
@@ -93,11 +92,12 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(tiny_sd, pictures
 
 
 def test_a_learned_domain_is_found_by_its_name_and_holds_the_moving_average(tiny_sd, pictures):
-    out = train_domain("clay", pictures, tiny_sd, phrase="{prompt} of clay", dtype=torch.float16, **SHORT)
-    assert out == user_domains() / "clay" and find_domain("clay").phrase == "{prompt} of clay"
+    out = train_domain("clay", pictures, tiny_sd, phrase="{prompt} of clay", licence="cc0-1.0", dtype=torch.float16, **SHORT)
+    found = find_domain("clay")
+    assert out == user_domains() / "clay" and found.phrase == "{prompt} of clay" and found.licence == "cc0-1.0"
     assert {v.dtype for v in weights(out).values()} == {torch.float16}
-    assert json.loads((out / "domain.json").read_text())["training"]["images"] == 5
     pipe = InDomainPipeline.from_pretrained(tiny_sd, domain="clay")
+    assert found.training["images"] == 5 and found.prior_unet == unet_fingerprint(pipe.unet)
     assert isinstance(pipe.domain_unet, NullTextUNet) and pipe.compose("a bowl") == "a bowl of clay"
     state = torch.load(out.with_name("clay.work") / "checkpoint.pt", weights_only=True)
     average = dict(zip((k for k, _ in pipe.domain_unet.named_parameters()), state["ema"]["shadow_params"], strict=True))

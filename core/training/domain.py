@@ -18,12 +18,13 @@ from tqdm import tqdm
 
 from ..checkpoints import checkpointed, fingerprint, save_atomically
 from ..devices import find_device
+from ..domains import Domain, save_domain, unet_fingerprint, user_domains
 from ..errors import UserError
 from ..images import ImageFolder, contact_sheet
 from ..interrupts import kept_in
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
-from ..presets import find_preset, user_domains
+from ..presets import find_preset
 from .text_feature import denoising_loss, draw, initial_features, optimise_text_feature
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ def train_domain(
     out: str | Path | None = None,
     work: str | Path | None = None,
     phrase: str = "{prompt}",
+    licence: str = "other",
     steps: int = 1000,
     batch_size: int = 32,
     learning_rate: float | None = None,
@@ -53,6 +55,7 @@ def train_domain(
 
     preset: the prior, a preset's name, a folder or a Hub id. out: the folder to write, by default where `find_domain(name)` looks.
     work: latents, checkpoints, loss.csv and sample grids, by default OUT.work. phrase: how prompts are said, with "{prompt}" in it.
+    licence: of the domain's model, as the Hugging Face Hub names them, such as cc-by-4.0.
     learning_rate: the preset's by default (the paper's 1e-5 for SD1.5). dtype: of the saved weights, which are the moving average.
     A killed run goes on where it was, to the same weights, when called again; resume=False starts anew. Raises UserError.
     """
@@ -92,8 +95,7 @@ def train_domain(
     record = settings | {"images": len(latents) // 2, "steps": steps, "loss": sum(history[-50:]) / len(history[-50:]),
                          "date": datetime.now(timezone.utc).date().isoformat()}
     record["data"] = Path(data).name
-    facts = {"name": name, "phrase": phrase, "prior": found.name, "resolution": resolution, "training": record}
-    save_domain(out, unet.to(dtype), feature, facts)
+    save_domain(Domain(out, name, phrase, found.name, resolution, licence, unet_fingerprint(pipe.unet), record), unet.to(dtype), feature)
     return out
 
 
@@ -179,17 +181,3 @@ def fit(
             ema.restore(unet.parameters())
     ema.copy_to(unet.parameters())
     return history
-
-
-def save_domain(out: Path, unet: NullTextUNet, feature: torch.Tensor, record: dict) -> None:
-    """The domain's folder, whole or not at all."""
-    partial, old = out.with_name(out.name + ".partial"), out.with_name(out.name + ".old")
-    shutil.rmtree(partial, ignore_errors=True)
-    unet.eval().save_pretrained(partial / "unet")
-    save_file({"text_feature": feature.cpu().contiguous()}, partial / "text_feature.safetensors")
-    (partial / "domain.json").write_text(json.dumps(record, indent=2) + "\n")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    partial.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
