@@ -22,7 +22,7 @@ from core.training.domain import train_domain
 def main() -> None:
     parser = argparse.ArgumentParser(description="Learn a domain from a folder of images, without captions.")
     parser.add_argument("--domain", required=True, dest="name", help="the domain's name, for --domain later on")
-    parser.add_argument("--data", type=Path, required=True, help="the folder of images")
+    parser.add_argument("--data", type=Path, required=True, help="the folder of images, or of tar files of them (WebDataset)")
     parser.add_argument("--preset", default="kiln", help="the prior: kiln, sd15, a folder or a Hub id")
     parser.add_argument("--out", type=Path, help="the domain's folder; by default where --domain NAME finds it")
     parser.add_argument("--phrase", default="{prompt}", help="how prompts are said in this domain, such as 'a photo of {prompt}'")

@@ -55,7 +55,7 @@ def train_domain(
     tensorboard: bool = False,
     quiet: bool = False,
 ) -> Path:
-    """Learn the domain `name` from the images below the folder `data`; returns the domain's folder. `accelerate launch` shares the work.
+    """Learn the domain `name` from the images below the folder `data` or in its tar files; returns the domain's folder. `accelerate launch` shares the work.
 
     preset: the prior, a preset's name, a folder or a Hub id. out: the folder to write, by default where `find_domain(name)` looks.
     work: latents, checkpoints, loss.csv and sample grids, by default OUT.work. phrase: how prompts are said, with "{prompt}" in it.
