@@ -40,7 +40,8 @@ def fit(
         optimizer.load_state_dict(state["optimizer"])
         ema.load_state_dict(state["ema"])
         history = state["history"]
-        logger.info("goes on at step %d of %d", len(history), steps)
+        if main:
+            logger.info("goes on at step %d of %d", len(history), steps)
     PartialState().wait_for_everyone()  # all have read the checkpoint before it is written again
 
     def save(step: int) -> None:
