@@ -2,7 +2,7 @@
 
 import importlib
 
-_HOMES = {"InDomainPipeline": ".pipeline", "MultiGuidance": ".guidance", "NullTextUNet": ".null_text", "Term": ".guidance"}
+_HOMES = {"Control": ".terms", "InDomainPipeline": ".pipeline", "MultiGuidance": ".guidance", "NullTextUNet": ".null_text", "Term": ".terms"}
 __all__ = sorted(_HOMES)
 
 

@@ -34,11 +34,11 @@ def checkpointed(bar: tqdm, name: str, save: Callable[[int], None], seconds: flo
                 raise KeyboardInterrupt(f"{name} stopped after step {step + 1} of {bar.total}")
 
 
-def fingerprint(*modules: nn.Module) -> str:
-    """A short hash of all weights: a run begun on some models must not go on with others of the same name."""
+def fingerprint(*modules: nn.Module, of: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor) -> str:
+    """A short hash of all weights, or `of` them: a run begun on some models must not go on with others of the same name."""
     digest = hashlib.sha256()
     for module in modules:
         for name, tensor in module.state_dict().items():
             digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(of(tensor).cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]

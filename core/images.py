@@ -2,8 +2,11 @@
 
 import logging
 import math
+import tarfile
 from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -16,7 +19,7 @@ logger = logging.getLogger(__name__)
 MIN_SIDE = 32  # a picture smaller than this teaches a model nothing but blur
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path | BinaryIO) -> Image.Image:
     """Decode whatever the file holds, upright: RGB, or RGBA where it has transparency. Raises OSError or ValueError."""
     with Image.open(path) as image:
         image.load()
@@ -51,33 +54,36 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
+def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The centre of a picture, as much as fills (width, height): RGB."""
+    return ImageOps.fit(on_white(image), size, Image.Resampling.LANCZOS)
+
+
 def fit_square(image: Image.Image, resolution: int) -> Image.Image:
     """Shorter side to `resolution`, then the centre: (resolution, resolution) RGB."""
-    return ImageOps.fit(on_white(image), (resolution, resolution), Image.Resampling.LANCZOS)
+    return fit(image, (resolution, resolution))
 
 
 class ImageFolder:
-    """Every usable image below a folder, read one at a time; unusable ones are named and skipped.
+    """Every usable image below a folder or in a tar file (WebDataset's shards), read one at a time; unusable ones are named and skipped.
 
     Iterating gives (3, resolution, resolution) float tensors in [-1, 1].
     """
 
     def __init__(self, folder: str | Path, resolution: int):
         self.folder, self.resolution = Path(folder), resolution
-        if not self.folder.is_dir():
+        if not self.folder.is_dir() and not (self.folder.is_file() and self.folder.suffix == ".tar"):
             raise UserError(f"no such folder of images: {self.folder}")
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         used = 0
-        for path in sorted(self.folder.rglob("*")):
-            if not path.is_file() or path.name.startswith("."):
-                continue
+        for name, file in files_in(self.folder):
             try:
-                image = open_image(path)
+                image = open_image(file)
                 if min(image.size) < MIN_SIDE:
                     raise ValueError(f"{image.width} x {image.height} px is too small")
             except Exception as error:  # decoders raise whatever they stumble over
-                logger.warning("skipped %s: %s", path, reason(error))
+                logger.warning("skipped %s: %s", name, reason(error))
                 continue
             used += 1
             yield to_tensor(fit_square(image, self.resolution))
@@ -94,6 +100,24 @@ class ImageFolder:
                 batch = []
         if batch:
             yield torch.stack(batch)
+
+
+def files_in(folder: Path) -> Iterator[tuple[str, Path | BinaryIO]]:
+    """The name of every file below a folder and the file; for a tar file, those in it."""
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
+        if path.is_file() and not path.name.startswith("."):
+            yield from pictures_in(path) if path.suffix == ".tar" else [(str(path), path)]
+
+
+def pictures_in(shard: Path) -> Iterator[tuple[str, BinaryIO]]:
+    """The pictures of a tar file, as they come; captions and labels beside them are left alone."""
+    try:
+        with tarfile.open(shard, "r|") as files:
+            for member in files:
+                if member.isfile() and Path(member.name).suffix.lower() in Image.registered_extensions():
+                    yield f"{shard}/{member.name}", BytesIO(files.extractfile(member).read())
+    except (tarfile.TarError, OSError) as error:
+        logger.warning("skipped %s from here on: %s", shard, reason(error))
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:

@@ -1,21 +1,27 @@
 """InDomainPipeline: a diffusers pipeline that samples with the multi-guidance rule (Sec. 3.4)."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler, ImagePipelineOutput, UNet2DConditionModel
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, ControlNetModel, DiffusionPipeline, DPMSolverMultistepScheduler, ImagePipelineOutput, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from .conditions import check_interval, check_terms, common_size, load_controlnet, own_unconditional, per_image
+from .domains import find_domain, load_domain_unet
 from .errors import UserError
-from .guidance import MultiGuidance, Term
+from .guidance import MultiGuidance
+from .images import on_white
 from .null_text import NullTextUNet
-from .presets import find_domain, find_preset, load_domain_unet, wanted
-from .sampling import denoise
+from .presets import find_preset, wanted
+from .sampling import denoise, last_timesteps
+from .terms import Control, Term
 from .text import encode_prompts
 
 logger = logging.getLogger(__name__)
@@ -48,6 +54,8 @@ class InDomainPipeline(DiffusionPipeline):
         self.register_to_config(phrase=phrase, guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
+        self.control_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor, do_normalize=False)
+        self.mask_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor, do_normalize=False, do_binarize=True, do_convert_grayscale=True)
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "kiln", domain: str | Path | None = None, **kwargs) -> "InDomainPipeline":
@@ -72,7 +80,7 @@ class InDomainPipeline(DiffusionPipeline):
         return pipe
 
     def set_domain(self, name: str | Path | None) -> "InDomainPipeline":
-        """Take another domain (or none) over the same prior. Raises UserError for one that was trained on another latent space."""
+        """Take another domain (or none) over the same prior. Raises UserError for one that was trained on another prior."""
         domain = find_domain(name)
         unet = None if domain is None else load_domain_unet(domain, self.unet)
         self.register_modules(domain_unet=unet)
@@ -81,19 +89,71 @@ class InDomainPipeline(DiffusionPipeline):
 
     def compose(self, prompt: str) -> str:
         """The prompt as the domain says it: bare conditions, multiplied as if independent, fight each other (App. A)."""
-        return prompt if self.domain_unet is None else self.config.phrase.replace("{prompt}", prompt)
+        return prompt if self.domain_unet is None or not prompt else self.config.phrase.replace("{prompt}", prompt)
 
     def encode_prompt(self, prompts: list[str]) -> torch.Tensor:
         """Text features (B, T, d). What the tokenizer cannot take is cut off and logged."""
         return encode_prompts(self.tokenizer, self.text_encoder, prompts).to(self.unet.dtype)
 
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] to scaled latents (B, C, H/f, W/f): the posterior's mode; differentiable."""
-        return self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist.mode() * self.vae.config.scaling_factor
+    def encode_images(self, images: torch.Tensor, generator: torch.Generator | list[torch.Generator] | None = None) -> torch.Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] to scaled latents (B, C, H/f, W/f); differentiable. generator: draw them; else the posterior's mode."""
+        posterior = self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist
+        return (posterior.mode() if generator is None else posterior.sample(generator)) * self.vae.config.scaling_factor
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents (B, C, h, w) to pictures (B, 3, H, W), nominally in [-1, 1]; differentiable."""
         return self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
+
+    @property
+    def alphas_cumprod(self) -> torch.Tensor | None:
+        """The noise schedule (number of timesteps,) where the prior predicts v, None where it predicts eps: what its terms need."""
+        return self.scheduler.alphas_cumprod if self.scheduler.config.prediction_type == "v_prediction" else None
+
+    def domain_term(self, scale: float | Sequence[float] | None = None) -> Term:
+        """The domain's own prediction, for the `terms` of any pipeline over the same prior. Raises UserError where there is no domain."""
+        if self.domain_unet is None:
+            raise UserError("this pipeline has no domain: load it with one, from_pretrained(name, domain=...)")
+        return Term(self.domain_unet, None, scale, self.alphas_cumprod)
+
+    def term(
+        self,
+        prompt: str | list[str],
+        scale: float | Sequence[float] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        controls: Sequence[Control] = (),
+        compose_prompt: bool = True,
+    ) -> Term:
+        """This pipeline's UNet under a prompt: one more condition, or, from a customised checkpoint's pipeline, a condition of its own.
+
+        negative_prompt: the checkpoint's own, used in eps_0 without rectification only. Scales as in `noise_predictor`.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        if compose_prompt:
+            composed = [self.compose(p) for p in prompts]
+            if composed != prompts:
+                logger.info("prompt composed for the domain: '%s'", composed[0])
+            prompts = composed
+        unconditional = self.encode_prompt([negative_prompt or ""] if not isinstance(negative_prompt, list) else negative_prompt)
+        return Term(self.unet, self.encode_prompt(prompts), scale, self.alphas_cumprod, controls=controls, unconditional=unconditional)
+
+    def control(
+        self,
+        controlnet: ControlNetModel | str | Path,
+        image: Image.Image | torch.Tensor,
+        controlnet_conditioning_scale: float = 1.0,
+        control_guidance_start: float = 0.0,
+        control_guidance_end: float = 1.0,
+    ) -> Control:
+        """A ControlNet (its folder or Hub id does too) that reads a picture, PIL or (B or 1, 3, H, W) in [0, 1], such as `conditions.canny`'s.
+
+        Start and end are fractions of the steps, as in diffusers. Raises UserError for those out of [0, 1] and for what is no ControlNet.
+        """
+        check_interval("control_guidance_start and control_guidance_end", control_guidance_start, control_guidance_end)
+        if not isinstance(controlnet, ControlNetModel):
+            controlnet = load_controlnet(controlnet, self.unet).to(self._execution_device)
+        image = self.control_processor.preprocess(on_white(image) if isinstance(image, Image.Image) else image)
+        image = image.to(self._execution_device, self.unet.dtype)
+        return Control(controlnet, image, controlnet_conditioning_scale, control_guidance_start, control_guidance_end)
 
     def noise_predictor(
         self,
@@ -101,35 +161,40 @@ class InDomainPipeline(DiffusionPipeline):
         negative_prompt: str | list[str] | None = None,
         batch: int = 1,
         guidance_scale: float | None = None,
-        domain_scale: float | None = None,
-        control_scale: float | None = None,
+        domain_scale: float | Sequence[float] | None = None,
+        control_scale: float | Sequence[float] | None = None,
         compose_prompt: bool = True,
+        controls: Sequence[Control] = (),
+        terms: Sequence[Term] = (),
+        rectify: bool = True,
+        guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        timesteps: torch.Tensor | None = None,
     ) -> MultiGuidance:
-        """`(z_t, t) -> eps` for `batch` images: the rule with the domain's term and the prompt's term, as far as there are such.
+        """`(z_t, t) -> eps` for `batch` images: the rule with the domain's term, the prompt's term and others, as far as there are such.
 
         prompt, negative_prompt: one for all images or one for each; a negative prompt takes the empty one's place in eps_0.
-        guidance_scale: w0. domain_scale, control_scale: explicit w_d and w_c, in diffusers' convention; None for Sec. 3.4's.
-        prompt None is unconditional: the domain's own prediction (w_d = 1, for which eps_0 cancels), the prior's without a domain.
-        Raises UserError for an empty prompt and for lists of another length than `batch`.
+        guidance_scale: w0. domain_scale, control_scale: explicit w_d and w_c, in diffusers' convention, or several, which share the steps
+        evenly; None for Sec. 3.4's. prompt None is unconditional: the domain's own prediction (w_d = 1, for which eps_0 cancels),
+        the prior's without a domain. controls: what `control` gives, for the prompt's term. terms: more, from this or other pipelines.
+        rectify: eps_0 is the bare prior's (Sec. 3.2). Without, it is the network's that is customised, by a checkpoint (the last of `terms`)
+        or by ControlNets, as diffusers' own pipelines have it. guidance_rescale, guidance_interval, timesteps: as in MultiGuidance.
+        Raises UserError for an empty prompt, lists of another length than `batch` and terms that do not fit the prior.
         """
-        alphas = self.scheduler.alphas_cumprod if self.scheduler.config.prediction_type == "v_prediction" else None
-        if guidance_scale is None:
-            guidance_scale = self.config.guidance_scale
-        domain = [] if self.domain_unet is None else [Term(self.domain_unet, None, domain_scale, alphas)]
-        if prompt is None and domain and domain_scale in (None, 1):
-            return MultiGuidance(domain[0], [])
-        uncond = Term(self.unet, self.encode_prompt(per_image(negative_prompt or "", batch, "negative_prompt")), None, alphas)
-        if prompt is None:
-            return MultiGuidance(uncond, domain, guidance_scale)
-        prompts = per_image(prompt, batch, "prompt")
-        if not all(p.strip() for p in prompts):
+        if prompt is not None and not controls and not all(p.strip() for p in ([prompt] if isinstance(prompt, str) else prompt)):
             raise UserError("the prompt is empty: say what to make, or give None for unconditional generation")
-        if compose_prompt:
-            composed = [self.compose(p) for p in prompts]
-            if composed != prompts:
-                logger.info("prompt composed for the domain: '%s'", composed[0])
-            prompts = composed
-        return MultiGuidance(uncond, [*domain, Term(self.unet, self.encode_prompt(prompts), control_scale, alphas)], guidance_scale)
+        check_interval("guidance_interval", *guidance_interval)
+        negative = per_image(negative_prompt or "", batch, "negative_prompt")
+        uncond = Term(self.unet, self.encode_prompt(negative), None, self.alphas_cumprod)
+        if prompt is not None or controls:
+            terms = [self.term(per_image(prompt or "", batch, "prompt"), control_scale, negative, controls, compose_prompt), *terms]
+        if not rectify:
+            uncond = own_unconditional(terms)
+        check_terms(terms, self.unet, batch)
+        if self.domain_unet is not None:
+            terms = [self.domain_term(1.0 if domain_scale is None and not terms else domain_scale), *terms]
+        guidance_scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        return MultiGuidance(uncond, terms, guidance_scale, guidance_rescale, guidance_interval, timesteps)
 
     @torch.inference_mode()
     def __call__(
@@ -146,28 +211,41 @@ class InDomainPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable | None = None,
-        domain_scale: float | None = None,
-        control_scale: float | None = None,
-        compose_prompt: bool = True,
+        image: Image.Image | torch.Tensor | None = None,
+        strength: float = 0.5,
+        mask_image: Image.Image | torch.Tensor | None = None,
+        **guidance,
     ) -> ImagePipelineOutput | tuple:
-        """Images of a prompt in the domain; arguments as in diffusers' StableDiffusionPipeline, scales as in `noise_predictor`.
+        """Images of a prompt in the domain; arguments as in diffusers' StableDiffusionPipeline, `guidance` as in `noise_predictor`.
 
         With a list of generators each image has its own noise and does not depend on what else is in the batch.
         output_type: "pil", "np" (B, H, W, 3) in [0, 1], "pt" (B, 3, H, W) in [0, 1] or "latent" (B, C, h, w).
         callback_on_step_end: `(pipe, step, t, {"latents"}) -> {"latents"}`.
-        Raises UserError for an empty prompt, a size that is no multiple of the latents' and lists of another length than the batch.
+        image: edit this picture, PIL or (B or 1, 3, H, W) in [0, 1], and not noise: `strength` 0 keeps it, 1 makes it anew (SDEdit).
+        mask_image: PIL or (B or 1, 1, H, W) in [0, 1], white where to edit. Controls and pictures are of one size, by default the images' too.
+        Raises UserError for an empty prompt, a size that is no multiple of the latents', sizes that differ, a strength out of [0, 1], a mask
+        without an image and lists of another length than the batch.
         """
         batch = (len(prompt) if isinstance(prompt, list) else 1) * num_images_per_prompt
         prompt, negative_prompt = (
             [one for one in p for _ in range(num_images_per_prompt)] if isinstance(p, list) else p for p in (prompt, negative_prompt)
         )
-        scales = guidance_scale, domain_scale, control_scale
-        predict = self.noise_predictor(prompt, negative_prompt, batch, *scales, compose_prompt)
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         if steps < 1:
             raise UserError(f"num_inference_steps is {steps}: give 1 or more")
+        if not 0 <= strength <= 1:
+            raise UserError(f"strength is {strength}: give 0, which keeps the picture, to 1, which makes it anew")
+        # a scheduler of its own for each call, set to what the rule predicts
+        scheduler = type(self.scheduler).from_config(self.scheduler.config, prediction_type="epsilon")
+        start = 1.0 if image is None else strength
+        timesteps = last_timesteps(scheduler, steps, start)
+        predict = self.noise_predictor(prompt, negative_prompt, batch, guidance_scale, timesteps=timesteps, **guidance)
+        clean, mask = self.encode_edit(image, mask_image, batch, height, width, generator)
+        if clean is not None:
+            height, width = (side * self.vae_scale_factor for side in clean.shape[-2:])
+        shape = self.latent_shape(batch, *common_size(predict.terms, height, width))
         if latents is None:
-            latents = randn_tensor(self.latent_shape(batch, height, width), generator, self._execution_device, self.unet.dtype)
+            latents = randn_tensor(shape, generator, self._execution_device, self.unet.dtype)
         else:
             latents = latents.to(self._execution_device, self.unet.dtype)
 
@@ -175,13 +253,35 @@ class InDomainPipeline(DiffusionPipeline):
             bar.update()
             return callback_on_step_end and callback_on_step_end(self, i, t, {"latents": latents}).get("latents")
 
-        # a scheduler of its own for each call, set to what the rule predicts
-        scheduler = type(self.scheduler).from_config(self.scheduler.config, prediction_type="epsilon")
-        with self.progress_bar(total=steps) as bar:
-            latents = denoise(predict, scheduler, latents, steps, generator, on_step)
+        with self.progress_bar(total=len(timesteps)) as bar:
+            latents = denoise(predict, scheduler, latents, steps, generator, on_step, clean, start, mask)
         images = latents if output_type == "latent" else self.image_processor.postprocess(self.decode_latents(latents), output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images) if return_dict else (images,)
+
+    def encode_edit(self, image, mask_image, batch: int, height: int | None, width: int | None, generator) -> tuple[torch.Tensor | None, ...]:
+        """A picture's latents (B, C, h, w) and its mask (B or 1, 1, h, w), 1 where to edit; None for what is not given."""
+        if image is None:
+            if mask_image is not None:
+                raise UserError("there is a mask but no image: give the image that it belongs to")
+            return None, None
+        pixels = self.image_processor.preprocess(on_white(image) if isinstance(image, Image.Image) else image, height, width)
+        if len(pixels) not in (1, batch):
+            raise UserError(f"there are {len(pixels)} pictures to edit for {batch} images: give one for all, or one for each")
+        pixels = pixels.expand(batch, -1, -1, -1) if isinstance(generator, list) else pixels  # each is drawn by its own generator
+        clean = self.encode_images(pixels, generator).to(self.unet.dtype).expand(batch, -1, -1, -1)
+        if mask_image is None:
+            return clean, None
+        mask = self.mask_processor.preprocess(mask_image, height, width)
+        if mask.shape[-2:] != pixels.shape[-2:]:
+            sizes = ("{1} x {0}".format(*x.shape[-2:]) for x in (mask, pixels))
+            raise UserError("the mask is {} px and the image {}: give them one size".format(*sizes))
+        return clean, F.interpolate(mask.to(clean), clean.shape[-2:])  # the nearest, as in diffusers
+
+    @property
+    def resolution(self) -> int:
+        """The prior's own, in pixels; of the shorter side where it is not square."""
+        return min(self.latent_shape(1)[-2:]) * self.vae_scale_factor
 
     def latent_shape(self, batch: int, height: int | None = None, width: int | None = None) -> tuple[int, int, int, int]:
         """(B, C, h, w) for a size in pixels, the prior's own by default. Raises UserError for what is no multiple of the VAE's factor."""
@@ -192,11 +292,3 @@ class InDomainPipeline(DiffusionPipeline):
                 raise UserError(f"{side} is {value}: give a multiple of {self.vae_scale_factor}")
         h, w = (value // self.vae_scale_factor if value else default for value, default in zip((height, width), own, strict=True))
         return batch, self.unet.config.in_channels, h, w
-
-
-def per_image(prompt: str | list[str], batch: int, name: str) -> list[str]:
-    """One prompt for each of `batch` images."""
-    prompts = [prompt] * batch if isinstance(prompt, str) else list(prompt)
-    if len(prompts) != batch:
-        raise UserError(f"{name} is a list of {len(prompts)} for {batch} images: give one text for all, or one for each")
-    return prompts

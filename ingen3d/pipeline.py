@@ -15,9 +15,10 @@ from PIL import Image
 
 from core import InDomainPipeline
 from core.devices import find_device
+from core.domains import find_domain
 from core.errors import UserError
 from core.images import contact_sheet, load_image
-from core.presets import find_domain, find_preset
+from core.presets import find_preset
 
 from . import mesh as meshes
 from .field import TriPlaneField

@@ -1,6 +1,6 @@
 """Measure the kiln's models and runs; each line of the output is one figure of the README.
 
-    python scripts/evaluate.py fold autoencoder judge prior domain
+    python scripts/evaluate.py fold parity autoencoder judge prior domain
     python scripts/evaluate.py run --folder outputs/porcelain/a-vase-0
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.errors import UserError, run_cli
 
-MEASURES = ("fold", "autoencoder", "judge", "prior", "domain", "run")
+MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "domain", "run")
 
 
 def main() -> None:
@@ -28,21 +28,23 @@ def main() -> None:
     from core.evaluation import kiln
     from core.kiln.fire import CACHE, WEIGHTS
     from core.progress import hide_loading_bars
+    from ingen3d.mesh import facts
 
     if args.quiet:
         hide_loading_bars()
-    data, accuracy = CACHE / "data", WEIGHTS / "judge" / "accuracy.json"
-    if {"autoencoder", "domain", "run"} & set(args.measure) and not data.is_dir():
+    data, judge = CACHE / "data", WEIGHTS / "judge"
+    if {"autoencoder", "judge", "domain", "run"} & set(args.measure) and not data.is_dir():
         raise UserError(f"no renders in {data}: run `python scripts/fire_kiln.py data` first")
-    if {"judge", "prior", "domain", "run"} & set(args.measure) and not accuracy.is_file():
-        raise UserError(f"no judge in {accuracy.parent}: run `python scripts/fire_kiln.py judge` first")
+    if {"judge", "prior", "domain", "run"} & set(args.measure) and not judge.is_dir():
+        raise UserError(f"no judge in {judge}: run `python scripts/fire_kiln.py judge` first")
     measures = {
-        "fold": lambda: {"max_difference": kiln.fold_error()},
+        "fold": kiln.fold_errors,
+        "parity": kiln.parity,
         "autoencoder": lambda: kiln.autoencoder_psnr(data),
-        "judge": lambda: json.loads(accuracy.read_text()),
+        "judge": lambda: kiln.judge_accuracy(data),
         "prior": lambda: kiln.prior_alignment(args.seeds, args.quiet),
         "domain": lambda: kiln.domain_fidelity(data, args.domain, args.images, args.quiet),
-        "run": lambda: kiln.run_quality(args.folder, data, args.domain),
+        "run": lambda: kiln.run_quality(args.folder, data, args.domain) | facts(args.folder / "mesh.glb"),
     }
     for name in args.measure:
         print(json.dumps({name: measures[name]()}), flush=True)

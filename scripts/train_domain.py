@@ -1,6 +1,7 @@
 """Learn a domain from a folder of images, without captions.
 
 python scripts/train_domain.py --domain porcelain --data my/pictures
+accelerate launch --num_processes 2 scripts/train_domain.py --domain porcelain --data my/pictures
 """
 
 import argparse
@@ -10,7 +11,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a source tree too
 
 import torch
+from accelerate import PartialState
 
+from core.domains import find_domain
 from core.errors import run_cli
 from core.progress import hide_loading_bars
 from core.training.domain import train_domain
@@ -19,22 +22,33 @@ from core.training.domain import train_domain
 def main() -> None:
     parser = argparse.ArgumentParser(description="Learn a domain from a folder of images, without captions.")
     parser.add_argument("--domain", required=True, dest="name", help="the domain's name, for --domain later on")
-    parser.add_argument("--data", type=Path, required=True, help="the folder of images")
+    parser.add_argument("--data", type=Path, required=True, help="the folder of images, or of tar files of them (WebDataset)")
     parser.add_argument("--preset", default="kiln", help="the prior: kiln, sd15, a folder or a Hub id")
     parser.add_argument("--out", type=Path, help="the domain's folder; by default where --domain NAME finds it")
     parser.add_argument("--phrase", default="{prompt}", help="how prompts are said in this domain, such as 'a photo of {prompt}'")
+    parser.add_argument("--licence", default="other", help="of the domain's model, as the Hub names them, such as cc-by-4.0")
+    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload the domain to the Hugging Face Hub when it is learned")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--accumulation", type=int, default=1, help="compute a batch in so many parts, for less memory")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     parser.add_argument("--learning-rate", type=float, help="the preset's by default: the paper's 1e-5 for sd15")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--half", action="store_const", const=torch.float16, default=torch.float32, dest="dtype", help="write fp16 weights")
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="go on with a run that was stopped")
     parser.add_argument("--device", help="cuda, mps or cpu; the best there is by default")
+    parser.add_argument("--tensorboard", action="store_true", help="write losses for TensorBoard too")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     args = vars(parser.parse_args())
     if args["quiet"]:
         hide_loading_bars()
-    print(f"domain '{args['name']}' is in {train_domain(**args)}")
+    repo_id = args.pop("push_to_hub")
+    out = train_domain(**args)
+    if not PartialState().is_main_process:
+        return
+    print(f"domain '{args['name']}' is in {out}")
+    if repo_id:
+        print(f"and on {find_domain(out).push_to_hub(repo_id)}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from core.guidance import MultiGuidance, PerpNeg, Term, norm
+from core.guidance import MultiGuidance, PerpNeg, norm
+from core.terms import Control, Term
 
 from .conftest import tiny_unet
 
@@ -95,6 +96,57 @@ def test_a_sample_does_not_depend_on_its_batch(z_t):
 
 def test_without_terms_it_is_the_unconditional_prediction(z_t):
     assert torch.equal(MultiGuidance(Term(Linear(0.5)), [])(z_t, T), 0.5 * z_t)
+
+
+def test_a_term_of_weight_0_is_not_evaluated_and_takes_no_share(z_t):
+    prior, unused = Linear(1.0), Linear(3.0)
+    text = Term(prior, context(0.8))
+    rule = MultiGuidance(Term(prior, context(0.0)), [text, Term(unused, weight=0.0)])
+    assert torch.equal(rule(z_t, T), MultiGuidance(Term(prior, context(0.0)), [text])(z_t, T)) and not unused.batches
+
+
+def test_eps_0_is_not_evaluated_where_it_cancels(z_t):
+    prior, domain, other = Linear(1.0), Linear(0.5), Linear(2.0)
+    rule = MultiGuidance(Term(prior), [Term(domain, weight=0.25), Term(other, weight=0.75)])
+    assert torch.allclose(rule(z_t, T), 0.25 * 0.5 * z_t + 0.75 * 2 * z_t) and not prior.batches
+
+
+def test_several_weights_share_the_steps_evenly_for_each_sample(z_t):
+    rule = MultiGuidance(Term(Linear(1.0)), [Term(Linear(2.0), weight=[0.0, 5.0])], timesteps=torch.tensor([900, 700, 500, 300]))
+    for t, weights in [(900, (0, 0)), (700, (0, 0)), (500, (5, 5)), (torch.tensor([700, 300]), (0, 5))]:
+        assert torch.allclose(rule(z_t, t), z_t + torch.tensor(weights).view(2, 1, 1, 1) * z_t)
+
+
+def test_outside_its_interval_guidance_is_the_conditional_prediction(z_t):
+    prior, domain, other = Linear(1.0), Linear(0.5), Linear(2.0)
+    rule = MultiGuidance(Term(prior), [Term(domain, weight=6.0), Term(other, weight=2.0)], guidance_interval=(0.5, 1.0))
+    assert torch.allclose(rule(z_t, 900), (0.75 * 0.5 + 0.25 * 2) * z_t) and not prior.batches
+    assert torch.allclose(rule(z_t, 100), z_t + 6 * -0.5 * z_t + 2 * z_t, atol=1e-5)
+
+
+def test_first_weights_are_taken_even_where_guidance_is_not_yet_on(z_t):
+    make = lambda interval: MultiGuidance(Term(Linear(1.0)), [Term(Linear(0.5)), Term(Linear(2.0))], guidance_interval=interval)
+    late, always = make((0.5, 1.0)), make((0.0, 1.0))
+    assert torch.allclose(late(z_t, 900), (3.5 / 0.5 * 0.5 + 3.5 / 2 * 2) / (3.5 / 0.5 + 3.5 / 2) * z_t)
+    always(z_t, 900)
+    assert torch.equal(late.weights, always.weights) and torch.equal(late(z_t, 100), always(z_t, 100))
+
+
+def test_a_controlnet_works_in_its_share_of_the_steps_only(z_t):
+    seen = []
+
+    def net(z_t, t, encoder_hidden_states, controlnet_cond, conditioning_scale):
+        seen.append(conditioning_scale.flatten().tolist())
+        return SimpleNamespace(down_block_res_samples=[conditioning_scale], mid_block_res_sample=0)
+
+    def unet(z_t, t, encoder_hidden_states, down_block_additional_residuals=(0,), mid_block_additional_residual=0):
+        return SimpleNamespace(sample=z_t + down_block_additional_residuals[0])
+
+    control = Control(net, torch.zeros(1, 3, 64, 64), 0.5, start=0.25, end=0.75)
+    rule = MultiGuidance(Term(unet, context(0.0), controls=[control]), [], timesteps=torch.tensor([800, 600, 400, 200]))
+    for t, added in [(800, (0, 0)), (600, (0.5, 0.5)), (200, (0, 0)), (torch.tensor([400, 200]), (0.5, 0))]:
+        assert torch.equal(rule(z_t, t), z_t + torch.tensor(added).view(2, 1, 1, 1))
+    assert seen == [[0.5, 0.5], [0.5, 0.0]]
 
 
 def test_held_weights_refuse_a_batch_of_another_size(z_t):

@@ -1,6 +1,7 @@
 """Every picture that users have is read upright and in its colours, or named and skipped."""
 
 import logging
+import tarfile
 
 import numpy as np
 import pytest
@@ -87,6 +88,25 @@ def test_bad_files_are_named_and_skipped_and_none_left_is_an_error(tmp_path, cap
         read(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         ImageFolder(tmp_path / "missing", SIZE)
+
+
+def test_tar_shards_give_their_pictures_and_leave_what_is_beside_them(tmp_path, caplog):
+    files, shards = tmp_path / "files", tmp_path / "shards"
+    for folder in (files, shards):
+        folder.mkdir()
+    for i, colour in enumerate(("red", "lime", "blue")):
+        Image.new("RGB", (40, 40), colour).save(files / f"{i}.png")
+        (files / f"{i}.txt").write_text("a caption")
+    (files / "3.jpg").write_bytes(b"broken")
+    for shard, names in (("a", "01"), ("b", "23")):
+        with tarfile.open(shards / f"{shard}.tar", "w") as tar:
+            for name in sorted(path.name for path in files.iterdir() if path.stem in names):
+                tar.add(files / name, name)
+    (shards / "c.tar").write_bytes((shards / "a.tar").read_bytes()[:700])
+    with caplog.at_level(logging.WARNING):
+        assert [image.mean((1, 2)).argmax().item() for image in read(shards)] == [0, 1, 2]
+    assert "b.tar/3.jpg" in caplog.text and "c.tar from here on" in caplog.text and ".txt" not in caplog.text
+    assert torch.equal(read(shards / "a.tar"), read(shards)[:2])
 
 
 def test_a_users_one_image_that_is_missing_or_no_image_is_said(tmp_path):

@@ -5,13 +5,16 @@ import sys
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler
+from PIL import Image
 
-from core import InDomainPipeline, NullTextUNet
+from core import InDomainPipeline, NullTextUNet, Term
 from core import sample as sample_module
 from core.errors import UserError
 
-from .conftest import tiny_pipeline
+from .conftest import tiny_controlnet, tiny_pipeline, tiny_unet
+
+PICTURE = Image.new("RGB", (16, 16), "navy")
 
 
 def load(folder, **kwargs) -> InDomainPipeline:
@@ -42,27 +45,6 @@ def seeds(*numbers):
 def draw(pipe, prompt, generator=None, **kwargs):
     kwargs = {"num_inference_steps": 4, "output_type": "pt", "generator": generator or seeds(0)} | kwargs
     return pipe(prompt, **kwargs).images
-
-
-@pytest.mark.parametrize("scheduler", [DPMSolverMultistepScheduler, DDIMScheduler, EulerDiscreteScheduler])
-@pytest.mark.parametrize("negative", [None, "red"])
-def test_without_a_domain_images_equal_stable_diffusion_pipelines(prior, tiny_sd, scheduler, negative):
-    theirs = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
-    theirs.set_progress_bar_config(disable=True)
-    prior.scheduler = theirs.scheduler = scheduler.from_config(theirs.scheduler.config)
-    common = dict(negative_prompt=negative, generator=torch.Generator().manual_seed(3), num_images_per_prompt=2)
-    expected = draw(theirs, "a blue vase", guidance_scale=7.5, **common)
-    common["generator"].manual_seed(3)
-    got = draw(prior, "a blue vase", control_scale=7.5, **common)
-    assert (got - expected).abs().max() <= 1e-5 and expected.std() > 0.01
-
-
-def test_v_prediction_priors_sample_as_in_diffusers(tmp_path):
-    theirs = tiny_pipeline(prediction_type="v_prediction")
-    theirs.save_pretrained(tmp_path)
-    ours = load(tmp_path)
-    theirs.scheduler = DPMSolverMultistepScheduler.from_config(ours.scheduler.config)
-    assert (draw(ours, "a vase", control_scale=3.0) - draw(theirs, "a vase", guidance_scale=3.0)).abs().max() <= 1e-4
 
 
 def test_an_image_does_not_depend_on_what_else_is_in_its_batch(pipe):
@@ -138,8 +120,76 @@ def test_a_call_leaves_no_state_in_the_scheduler(pipe):
     assert torch.equal(draw(pipe, "a vase"), draw(pipe, "a vase"))
 
 
+@pytest.fixture
+def dream(tmp_path):
+    """A customised checkpoint: a UNet and a text encoder of its own, the prior's latent space."""
+    theirs = tiny_pipeline()
+    torch.manual_seed(7)
+    theirs.unet, theirs.text_encoder = tiny_unet(), type(theirs.text_encoder)(theirs.text_encoder.config).eval()
+    theirs.save_pretrained(tmp_path / "dream")
+    return load(tmp_path / "dream")
+
+
+def test_a_domain_folded_from_a_feature_samples_as_the_prior_under_that_feature(prior):
+    feature = prior.encode_prompt(["a vase"])[:, 3:4]
+    under_it = draw(prior, None, terms=[Term(prior.unet, feature, 5.0)])
+    prior.register_modules(domain_unet=NullTextUNet.from_prior(prior.unet, feature))
+    assert (draw(prior, None, domain_scale=5.0) - under_it).abs().max() <= 1e-5 < (draw(prior, None) - under_it).abs().max()
+
+
+def test_complex_conditions_are_one_sum(pipe, dream):
+    """Fig. 8: a domain, a prompt with a ControlNet, one without, and a customised checkpoint, over a negative prompt."""
+    z_t, t, edges = torch.randn(2, 4, 8, 8), torch.tensor(600), torch.rand(1, 3, 16, 16)
+    net = tiny_controlnet(pipe.unet)
+    given = dict(controls=[pipe.control(net, edges, 0.7)], terms=[pipe.term("blue", 1.5), dream.term("a jar", 2.5)])
+    with torch.no_grad():
+        eps_hat = pipe.noise_predictor("a vase", "red", 2, domain_scale=3.0, control_scale=2.0, **given)(z_t, t)
+        read = lambda pipe, text, **added: pipe.unet(z_t, t, pipe.encode_prompt([text] * 2), **added).sample
+        down, mid = net(z_t, t, pipe.encode_prompt(["a vase"] * 2), edges.expand(2, -1, -1, -1), 0.7, return_dict=False)
+        canny = read(pipe, "a vase", down_block_additional_residuals=down, mid_block_additional_residual=mid)
+        eps = [(3.0, pipe.domain_unet(z_t, t).sample), (2.0, canny), (1.5, read(pipe, "blue")), (2.5, read(dream, "a jar"))]
+        eps_0 = read(pipe, "red")
+    assert torch.allclose(eps_hat, eps_0 + sum(w * (eps_i - eps_0) for w, eps_i in eps), atol=1e-5)
+    assert (canny - read(pipe, "a vase")).abs().max() > 1e-3
+
+
+def test_rectified_or_not_a_customised_checkpoint_needs_no_domain(prior, dream):
+    """Fig. 12b: eps_0 is the prior's, or without rectification the checkpoint's own, which is that checkpoint's own pipeline."""
+    z_t, t, term = torch.randn(1, 4, 8, 8), torch.tensor(500), dream.term("a jar", 7.5, negative_prompt="red")
+    with torch.no_grad():
+        eps_0, eps_c = (pipe.unet(z_t, t, pipe.encode_prompt([text])).sample for pipe, text in ((prior, ""), (dream, "a jar")))
+        assert torch.allclose(prior.noise_predictor(None, terms=[term])(z_t, t), eps_0 + 7.5 * (eps_c - eps_0), atol=1e-5)
+    own = draw(dream, "a jar", control_scale=7.5, negative_prompt="red")
+    assert (draw(prior, None, terms=[term], rectify=False) - own).abs().max() <= 1e-5 < (draw(prior, None, terms=[term]) - own).abs().max()
+
+
+def test_terms_and_controls_of_weight_0_change_nothing_and_are_not_called(pipe, dream):
+    net, called = tiny_controlnet(pipe.unet), []
+    for network in (net, dream.unet):
+        network.register_forward_hook(lambda *_: called.append(1))
+    nothing = dict(controls=[pipe.control(net, torch.rand(1, 3, 16, 16), 0.0)], terms=[dream.term("a jar", 0)])
+    assert torch.equal(draw(pipe, "a vase", **nothing), draw(pipe, "a vase")) and not called
+    assert torch.equal(draw(pipe, "a vase", domain_scale=0.0), draw(pipe, "a vase", domain_scale=[0.0]))
+
+
+def test_weights_for_each_step_follow_the_samplers_steps(prior):
+    seen = []
+    prior.unet.register_forward_hook(lambda network, inputs, out: seen.append(len(inputs[0])))
+    changing = draw(prior, "a vase", control_scale=[0.0, 1.0, 7.0, 7.0])
+    assert seen == [1, 1, 2, 2]  # without the prompt, with nothing but the prompt, with both
+    assert torch.equal(changing, draw(prior, "a vase", control_scale=[0, 1, 7, 7])) and not torch.equal(changing, draw(prior, "a vase", control_scale=7.0))
+
+
+def test_images_take_the_size_of_what_their_controls_read(prior):
+    control = prior.control(tiny_controlnet(prior.unet), Image.new("RGBA", (24, 20)))
+    assert draw(prior, "a vase", controls=[control]).shape == (1, 3, 20, 24)
+
+
 @pytest.mark.parametrize("wrong, said", [
     (dict(prompt=" "), "empty"), (dict(prompt=["a", ""]), "None"), (dict(prompt="a", height=15), "multiple of 2"),
+    (dict(terms=[], rectify=False), "rectify"), (dict(prompt="a", strength=1.5, image=PICTURE), "strength is 1.5"),
+    (dict(prompt="a", mask_image=PICTURE), "no image"), (dict(prompt="a", image=PICTURE, mask_image=torch.zeros(1, 1, 8, 8)), "mask is 8 x 8"),
+    (dict(prompt="a", image=torch.zeros(3, 3, 16, 16)), "3 pictures"),
     (dict(prompt="a", num_inference_steps=0), "num_inference_steps is 0"), (dict(prompt=["a", "b"], negative_prompt=["c"]), "negative_prompt"),
 ])
 def test_what_a_user_did_wrong_is_said(prior, wrong, said):
@@ -147,10 +197,25 @@ def test_what_a_user_did_wrong_is_said(prior, wrong, said):
         prior(**wrong)
 
 
+def test_conditions_that_do_not_fit_are_said(prior, tiny_sd, tmp_path):
+    net = tiny_controlnet(prior.unet)
+    for wrong, said in [
+        (lambda: prior.control(tiny_sd / "unet", PICTURE), "holds a UNet2DConditionModel"), (lambda: prior.control(tmp_path, PICTURE), "no usable model"),
+        (lambda: prior.control(net, PICTURE, 1.0, 0.5, 0.5), "0.5 to 0.5"), (lambda: prior.control(net, PICTURE, 1.0, 0.0, 2.0), "_end: 0.0 to 2.0"),
+        (lambda: prior("a", controls=[prior.control(net, PICTURE)], height=32), "16 x 16 px, the image 16 x 32"),
+        (lambda: prior("a", controls=[prior.control(net, torch.zeros(3, 3, 16, 16))]), "3 control pictures"),
+        (lambda: prior(["a", "b"], terms=[prior.term(["c"] * 3)]), "3 prompts for 2 images"),
+        (lambda: prior("a", guidance_interval=(0.5, 1.5)), "guidance_interval: 0.5 to 1.5"), (lambda: prior.domain_term(), "no domain"),
+        (lambda: prior("a", terms=[Term(tiny_unet(in_channels=8))]), "8 channels"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            wrong()
+
+
 @pytest.mark.parametrize("domain", [None, "porcelain"])
 def test_the_kiln_loads_and_folds_exactly(kiln_weights, domain):
     pipe = load("kiln", domain=domain)
-    z_t, t, feature = torch.randn(2, 4, 16, 16), torch.tensor([50, 900]), torch.randn(1, 1, pipe.unet.config.cross_attention_dim)
+    z_t, t, feature = torch.randn(pipe.latent_shape(2)), torch.tensor([50, 900]), torch.randn(1, 1, pipe.unet.config.cross_attention_dim)
     with torch.no_grad():
         difference = NullTextUNet.from_prior(pipe.unet, feature)(z_t, t).sample - pipe.unet(z_t, t, feature.expand(2, -1, -1)).sample
     assert difference.abs().max() <= 1e-5

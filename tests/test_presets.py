@@ -1,6 +1,5 @@
 """Names lead to models, and a wrong one to a line that helps."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -9,21 +8,12 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 
-from core import InDomainPipeline, NullTextUNet
+from core import InDomainPipeline
 from core.checkpoints import save_atomically
 from core.devices import find_device
 from core.errors import EXIT_INTERRUPTED, EXIT_USER, UserError, run_cli
-from core.presets import PRESETS, WEIGHTS, Preset, find_domain, find_preset, user_domains, wanted
+from core.presets import PRESETS, WEIGHTS, Preset, find_preset, wanted
 from core.progress import hide_loading_bars
-from core.training.domain import save_domain
-
-from .conftest import tiny_unet
-
-RECORD = {"name": "clay", "phrase": "{prompt}", "prior": "kiln", "resolution": 16}
-
-
-def make_domain(folder, record=RECORD, **unet):
-    save_domain(folder, NullTextUNet.from_prior(tiny_unet(**unet), torch.zeros(1, 1, 24)), torch.zeros(1, 1, 24), record)
 
 
 def test_a_known_preset_and_an_unknown_one():
@@ -35,27 +25,6 @@ def test_a_known_preset_and_an_unknown_one():
 def test_a_folder_or_hub_id_stands_in_for_the_prior(tmp_path):
     assert find_preset(tmp_path).prior == str(tmp_path)
     assert find_preset("Lykon/DreamShaper") == Preset(**vars(PRESETS["sd15"]) | {"name": "Lykon/DreamShaper", "prior": "Lykon/DreamShaper"})
-
-
-def test_a_domain_by_name_and_by_folder_and_an_unknown_one():
-    make_domain(user_domains() / "clay")
-    assert find_domain("clay") == find_domain(user_domains() / "clay") and find_domain("clay").prior == "kiln"
-    assert find_domain(None) is None
-    with pytest.raises(UserError, match="did you mean 'clay'.*known:.*clay"):
-        find_domain("clya")
-
-
-@pytest.mark.parametrize("text, said", [("{", "no domain"), (json.dumps({"name": "x"}), "phrase"), (json.dumps(RECORD | {"phrase": "clay"}), "{prompt}")])
-def test_a_folder_that_is_no_domain_is_said_to_be_none(tmp_path, text, said):
-    (tmp_path / "domain.json").write_text(text)
-    with pytest.raises(UserError, match=said):
-        find_domain(tmp_path)
-
-
-def test_a_domain_of_another_latent_space_is_refused(tiny_sd):
-    make_domain(user_domains() / "clay", sample_size=16)
-    with pytest.raises(UserError, match="trained on 'kiln'.*size 16.*size 8"):
-        InDomainPipeline.from_pretrained(tiny_sd, domain="clay")
 
 
 def test_models_that_cannot_be_had_are_named_with_the_way_to_get_them(monkeypatch, tmp_path):

@@ -1,9 +1,12 @@
 """Learning a domain: where it starts, that it learns, and that a killed run ends like one that was not."""
 
-import json
 import logging
+import os
 import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,14 +15,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from core import InDomainPipeline, NullTextUNet
+from core.domains import find_domain, unet_fingerprint, user_domains
 from core.errors import UserError
-from core.presets import find_domain, user_domains
+from core.images import ImageFolder
 from core.training import domain as domain_module
 from core.training.domain import train_domain
-from core.training.text_feature import denoising_loss, optimise_text_feature
+from core.training.fit import denoising_gradients
+from core.training.text_feature import denoising_loss, draw, optimise_text_feature
 
 from .conftest import tiny_scheduler, tiny_unet
 
+ROOT = Path(__file__).parent.parent
 SHORT = dict(steps=6, batch_size=4, feature_steps=2, learning_rate=1e-3, sample_every=100, device="cpu", quiet=True)
 
 
@@ -71,33 +77,97 @@ def test_training_begins_at_the_fold_of_the_text_feature(tiny_sd, pictures, tmp_
         assert torch.allclose(begun[0](z, t).sample, prior(z, t, feature.expand(2, -1, -1)).sample, atol=1e-5)
 
 
-def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(tiny_sd, pictures, tmp_path, monkeypatch):
-    whole = train_domain("clay", pictures, tiny_sd, tmp_path / "whole", **SHORT)
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_gradients_are_those_of_the_loss_in_however_many_parts(prediction_type):
+    torch.manual_seed(0)
+    unet, latents = NullTextUNet.from_prior(tiny_unet(), torch.randn(1, 1, 24)), torch.randn(9, 4, 8, 8)
+    scheduler = tiny_scheduler(prediction_type=prediction_type)
+    generator = torch.Generator().manual_seed(2 * 1_000_003 + 4)
+    whole = denoising_loss(lambda z_t, t: unet(z_t, t).sample, scheduler, draw(latents, 5, generator), generator)
+    whole.backward()
+    expected = {name: p.grad.clone() for name, p in unet.named_parameters() if p.grad is not None}
+    for parts in (1, 2, 5):
+        unet.zero_grad()
+        assert denoising_gradients(unet, scheduler, latents, 5, parts, seed=2, step=4) == pytest.approx(whole.item(), rel=1e-5)
+        for name, parameter in unet.named_parameters():
+            assert name not in expected or torch.allclose(parameter.grad, expected[name], rtol=1e-3, atol=1e-6)
 
-    def loss_then_interrupt(*args):
-        loss_then_interrupt.calls += 1
-        if loss_then_interrupt.calls == 3:
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(tiny_sd, pictures, tmp_path):
+    """Through the command line, with a batch that they cannot halve. `accelerate launch` starts several on GPUs only, torchrun here too."""
+    train_domain("clay", pictures, tiny_sd, tmp_path / "one", steps=4, batch_size=5, learning_rate=1e-3, device="cpu", quiet=True)
+    launch = "-m torch.distributed.run --standalone --nproc-per-node 2"
+    train = f"--domain clay --data {pictures} --preset {tiny_sd} --out {tmp_path}/two --steps 4 --batch-size 5 --learning-rate 1e-3 --device cpu --quiet"
+    command = [sys.executable, *launch.split(), str(ROOT / "scripts" / "train_domain.py"), *train.split()]
+    result = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("is in") == 1
+    one, two = (np.loadtxt(tmp_path / f"{which}.work" / "loss.csv", delimiter=",", skiprows=1) for which in ("one", "two"))
+    assert len(one) == 4 and np.allclose(one, two, rtol=1e-4)
+    one, two = (weights(tmp_path / which) for which in ("one", "two"))
+    assert all((one[k] - two[k]).abs().mean() <= 1e-5 for k in one)  # the mean: AdamW makes whole steps of rounding where a gradient is almost 0
+
+
+@pytest.mark.parametrize("less_memory", [{}, dict(accumulation=3, gradient_checkpointing=True)])
+def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(less_memory, tiny_sd, pictures, tmp_path, monkeypatch):
+    how = SHORT | less_memory
+    whole = train_domain("clay", pictures, tiny_sd, tmp_path / "whole", **how)
+
+    def interrupted(*args):
+        if args[-1] == 2:
             signal.raise_signal(signal.SIGINT)
-        return denoising_loss(*args)
+        return denoising_gradients(*args)
 
-    loss_then_interrupt.calls = 0
     with monkeypatch.context() as patch:
-        patch.setattr(domain_module, "denoising_loss", loss_then_interrupt)
+        patch.setattr(domain_module, "denoising_gradients", interrupted)
         with pytest.raises(KeyboardInterrupt, match="after step 3 of 6.*run the same command again"):
-            train_domain("clay", pictures, tiny_sd, tmp_path / "stopped", **SHORT)
+            train_domain("clay", pictures, tiny_sd, tmp_path / "stopped", **how)
     assert not (tmp_path / "stopped").exists()
-    resumed = train_domain("clay", pictures, tiny_sd, tmp_path / "stopped", **SHORT)
+    resumed = train_domain("clay", pictures, tiny_sd, tmp_path / "stopped", **how)
     a, b = weights(whole), weights(resumed)
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     assert (tmp_path / "stopped.work" / "loss.csv").read_text() == (tmp_path / "whole.work" / "loss.csv").read_text()
 
 
+def test_every_picture_and_its_mirror_image_are_encoded_once(tiny_sd, pictures, tmp_path, monkeypatch):
+    train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
+    latents = load_file(tmp_path / "clay.work" / "latents.safetensors")["tensor"]
+    images = torch.stack(list(ImageFolder(pictures, 16)))
+    assert torch.allclose(latents, InDomainPipeline.from_pretrained(tiny_sd).encode_images(torch.cat([images, images.flip(-1)])), atol=1e-5)
+    monkeypatch.setattr(domain_module, "encode_folder", None)
+    train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT | {"steps": 7})
+
+
+def test_tensorboard_gets_every_loss(tiny_sd, pictures, tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train_domain("clay", pictures, tiny_sd, tmp_path / "clay", tensorboard=True, **SHORT)
+    written = events.EventAccumulator(str(tmp_path / "clay.work" / "tensorboard")).Reload().Scalars("loss")
+    listed = np.loadtxt(tmp_path / "clay.work" / "loss.csv", delimiter=",", skiprows=1)
+    assert np.allclose([(event.step, event.value) for event in written], listed)
+
+
+def test_without_tensorboard_its_absence_is_said(tiny_sd, pictures, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match="pip install tensorboard"):
+        train_domain("clay", pictures, tiny_sd, tmp_path / "clay", tensorboard=True, **SHORT)
+
+
+@pytest.mark.parametrize("wrong, said", [
+    (dict(steps=0), "steps is 0"), (dict(accumulation=5), "batch size is 4: give 5"), (dict(accumulation=0), "accumulation is 0"),
+])
+def test_wrong_numbers_are_said(wrong, said, tiny_sd, pictures, tmp_path):
+    with pytest.raises(UserError, match=said):
+        train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT | wrong)
+
+
 def test_a_learned_domain_is_found_by_its_name_and_holds_the_moving_average(tiny_sd, pictures):
-    out = train_domain("clay", pictures, tiny_sd, phrase="{prompt} of clay", dtype=torch.float16, **SHORT)
-    assert out == user_domains() / "clay" and find_domain("clay").phrase == "{prompt} of clay"
+    out = train_domain("clay", pictures, tiny_sd, phrase="{prompt} of clay", licence="cc0-1.0", dtype=torch.float16, **SHORT)
+    found = find_domain("clay")
+    assert out == user_domains() / "clay" and found.phrase == "{prompt} of clay" and found.licence == "cc0-1.0"
     assert {v.dtype for v in weights(out).values()} == {torch.float16}
-    assert json.loads((out / "domain.json").read_text())["training"]["images"] == 5
     pipe = InDomainPipeline.from_pretrained(tiny_sd, domain="clay")
+    assert found.training["images"] == 5 and found.prior_unet == unet_fingerprint(pipe.unet)
     assert isinstance(pipe.domain_unet, NullTextUNet) and pipe.compose("a bowl") == "a bowl of clay"
     state = torch.load(out.with_name("clay.work") / "checkpoint.pt", weights_only=True)
     average = dict(zip((k for k, _ in pipe.domain_unet.named_parameters()), state["ema"]["shadow_params"], strict=True))

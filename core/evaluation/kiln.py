@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from tqdm import tqdm
 
@@ -47,20 +48,50 @@ def asked_class(prompts) -> list[str]:
 
 
 @torch.inference_mode()
-def fold_error() -> float:
-    """Largest difference of the null-text UNet from the kiln prior under its one-token context."""
-    unet = InDomainPipeline.from_pretrained("kiln").unet
-    generator = torch.Generator().manual_seed(0)
+def fold_error(unet: UNet2DConditionModel) -> float:
+    """Largest difference of the null-text UNet from its prior under a one-token context."""
+    generator, size = torch.Generator().manual_seed(0), unet.config.sample_size
     feature = torch.randn(1, 1, unet.config.cross_attention_dim, generator=generator)
-    z = torch.randn(8, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size, generator=generator)
-    t = torch.linspace(0, 999, 8).long()
+    z, t = torch.randn(8, unet.config.in_channels, size, size, generator=generator), torch.linspace(0, 999, 8).long()
     return float((NullTextUNet.from_prior(unet, feature)(z, t).sample - unet(z, t, feature.expand(8, -1, -1)).sample).abs().max())
+
+
+def fold_errors() -> dict[str, float]:
+    """On the kiln's prior, and on a tiny UNet of Stable Diffusion's kind with random weights."""
+    torch.manual_seed(0)
+    tiny = UNet2DConditionModel(sample_size=16, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=32, attention_head_dim=4,
+                                norm_num_groups=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+                                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")).eval()
+    return {"kiln": fold_error(InDomainPipeline.from_pretrained("kiln").unet), "tiny random": fold_error(tiny)}
+
+
+def parity(steps: int = 20) -> dict[str, float]:
+    """Largest differences in pixels of [0, 1]: from diffusers' StableDiffusionPipeline, and of an image alone from itself in a batch."""
+    ours = InDomainPipeline.from_pretrained("kiln")
+    theirs = StableDiffusionPipeline(**{k: v for k, v in ours.components.items() if k in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")},
+                                     safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    for pipe in (ours, theirs):
+        pipe.set_progress_bar_config(disable=True)
+
+    def images(pipe, prompts, **scale):
+        generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
+        return pipe(prompts, generator=generators, num_inference_steps=steps, output_type="pt", **scale).images
+
+    batch = images(ours, list(PRIOR_PROMPTS[:4]), control_scale=7.5)
+    alone = images(ours, list(PRIOR_PROMPTS[:1]), control_scale=7.5)
+    return {"diffusers": float((batch - images(theirs, list(PRIOR_PROMPTS[:4]), guidance_scale=7.5)).abs().max()),
+            "batch": float((batch[:1] - alone).abs().max())}
 
 
 def autoencoder_psnr(data: Path) -> dict[str, float]:
     """dB on held-out views of both worlds."""
     vae = InDomainPipeline.from_pretrained("kiln").vae
     return {world: autoencoder.psnr(vae, load_views(data / world, "test"), torch.device("cpu")) for world in ("base", "porcelain")}
+
+
+def judge_accuracy(data: Path) -> dict[str, dict[str, float]]:
+    """The judge's own, on held-out views of both worlds."""
+    return {world: judge.accuracy(judge.Judge.load(), load_views(data / world, "test")) for world in ("base", "porcelain")}
 
 
 def prior_alignment(seeds: int = 20, quiet: bool = False) -> dict[str, float]:

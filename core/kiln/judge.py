@@ -84,14 +84,16 @@ def read(judge: Judge, images: torch.Tensor) -> Verdict:
 
 
 def targets(records: list[dict]) -> dict[str, torch.Tensor]:
-    """Label indices; -100 (ignored) where the ground truth has none: porcelain has no colour, wood no colour word."""
+    """Label indices; -100 (ignored) where a picture has none: porcelain and wood have no colour word, and stripes and checks
+    have two colours in equal parts, of which no picture says which the caption names first."""
     def index(names, value):
         return names.index(value) if value in names else -100
 
     captioned = [r["material"] != "porcelain" for r in records]
+    one_colour = [c and r["pattern"] in ("plain", "dotted") for r, c in zip(records, captioned)]
     return {
         "class": torch.tensor([CLASSES.index(r["class"]) for r in records]),
-        "colour": torch.tensor([index(COLOURS, r["colour"]) if c else -100 for r, c in zip(records, captioned)]),
+        "colour": torch.tensor([index(COLOURS, r["colour"]) if c else -100 for r, c in zip(records, one_colour)]),
         "pattern": torch.tensor([index(glazes.PATTERNS, r["pattern"]) if c else -100 for r, c in zip(records, captioned)]),
     }
 

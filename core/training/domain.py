@@ -1,30 +1,32 @@
 """Domain learning from images alone (Sec. 3.3): a folder of pictures -> text feature -> null-text UNet -> a domain's folder."""
 
-import csv
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
-from datetime import datetime, timezone
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from diffusers import DDPMScheduler
-from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
-from tqdm import tqdm
 
-from ..checkpoints import checkpointed, fingerprint, save_atomically
+from ..checkpoints import fingerprint
 from ..devices import find_device
+from ..domains import Domain, save_domain, unet_fingerprint, user_domains
 from ..errors import UserError
 from ..images import ImageFolder, contact_sheet
 from ..interrupts import kept_in
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
-from ..presets import find_preset, user_domains
-from .text_feature import denoising_loss, draw, initial_features, optimise_text_feature
+from ..presets import find_preset
+from .fit import denoising_gradients, fit
+from .text_feature import initial_features, optimise_text_feature
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +38,11 @@ def train_domain(
     out: str | Path | None = None,
     work: str | Path | None = None,
     phrase: str = "{prompt}",
+    licence: str = "other",
     steps: int = 1000,
     batch_size: int = 32,
+    accumulation: int = 1,
+    gradient_checkpointing: bool = False,
     learning_rate: float | None = None,
     feature_steps: int = 100,
     ema_decay: float = 0.995,
@@ -47,13 +52,17 @@ def train_domain(
     dtype: torch.dtype = torch.float32,
     resume: bool = True,
     device: torch.device | str | None = None,
+    tensorboard: bool = False,
     quiet: bool = False,
 ) -> Path:
-    """Learn the domain `name` from the images below the folder `data`; returns the domain's folder.
+    """Learn the domain `name` from the images below the folder `data` or in its tar files; returns the domain's folder. `accelerate launch` shares the work.
 
     preset: the prior, a preset's name, a folder or a Hub id. out: the folder to write, by default where `find_domain(name)` looks.
     work: latents, checkpoints, loss.csv and sample grids, by default OUT.work. phrase: how prompts are said, with "{prompt}" in it.
+    licence: of the domain's model, as the Hugging Face Hub names them, such as cc-by-4.0.
     learning_rate: the preset's by default (the paper's 1e-5 for SD1.5). dtype: of the saved weights, which are the moving average.
+    accumulation: parts of a batch that are computed one after the other, and gradient_checkpointing: both for less memory, to the same end.
+    tensorboard: write losses for it too, into `work`.
     A killed run goes on where it was, to the same weights, when called again; resume=False starts anew. Raises UserError.
     """
     out = Path(out) if out else user_domains() / name
@@ -62,39 +71,50 @@ def train_domain(
     learning_rate = found.learning_rate if learning_rate is None else learning_rate
     if "{prompt}" not in phrase:
         raise UserError(f"the phrase '{phrase}' lacks the place for the prompt: write {{prompt}} in it")
-    for key, value in (("steps", steps), ("batch size", batch_size)):
-        if value < 1:
-            raise UserError(f"the {key} is {value}: give 1 or more")
     check_target(name, out)
-    device = find_device(device)
+    state, device = find_process(device)
+    for key, value, least in (("steps", steps, 1), ("accumulation", accumulation, 1), ("batch size", batch_size, accumulation * state.num_processes)):
+        if value < least:
+            raise UserError(f"the {key} is {value}: give {least} or more")
     next(iter(ImageFolder(data, 1)))  # a folder without an image is an error before anything is written
     pipe = InDomainPipeline.from_pretrained(preset).to(device)
     pipe.set_progress_bar_config(disable=True)
+    if gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
     settings = {"name": name, "data": str(Path(data).resolve()), "prior": str(preset), "prior_weights": fingerprint(pipe.unet, pipe.vae),
                 "batch_size": batch_size, "learning_rate": learning_rate, "feature_steps": feature_steps, "ema_decay": ema_decay, "seed": seed}
-    open_work(work, settings, resume)
+    if state.is_main_process:
+        open_work(work, settings, resume)
+    state.wait_for_everyone()
 
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     resolution = pipe.unet.config.sample_size * pipe.vae_scale_factor
 
-    def sample(unet_d: NullTextUNet, step: int) -> None:
-        pipe.domain_unet = unet_d
-        images = pipe(None, num_images_per_prompt=16, generator=torch.Generator().manual_seed(seed)).images
-        contact_sheet(images).save(work / f"sample-{step:06d}.png")
-
-    with kept_in(work):
-        latents = cached(work / "latents.safetensors", lambda: encode_folder(pipe, ImageFolder(data, resolution), quiet))
-        feature = cached(work / "text_feature.safetensors", lambda: optimise_text_feature(
-            pipe.unet, scheduler, latents, initial_features(pipe, name), feature_steps, batch_size, seed=seed, quiet=quiet))
+    with kept_in(work), tensorboard_log(work / "tensorboard", tensorboard and state.is_main_process) as log:
+        with state.main_process_first():  # the others find them in their files
+            latents = cached(work / "latents.safetensors", lambda: encode_folder(pipe, ImageFolder(data, resolution), quiet))
+            feature = cached(work / "text_feature.safetensors", lambda: optimise_text_feature(
+                pipe.unet, scheduler, latents, initial_features(pipe, name), feature_steps, batch_size, seed=seed, quiet=quiet))
         unet = NullTextUNet.from_prior(pipe.unet, feature)
-        history = fit(unet, scheduler, latents, work, steps, batch_size, learning_rate, ema_decay, seed,
-                      checkpoint_seconds, sample, sample_every, quiet)
+        if gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        gradients = partial(denoising_gradients, unet, scheduler, latents, batch_size, accumulation, seed)
+        sample = partial(save_samples, pipe, work, seed)
+        history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample, sample_every, log, quiet)
     record = settings | {"images": len(latents) // 2, "steps": steps, "loss": sum(history[-50:]) / len(history[-50:]),
                          "date": datetime.now(timezone.utc).date().isoformat()}
     record["data"] = Path(data).name
-    facts = {"name": name, "phrase": phrase, "prior": found.name, "resolution": resolution, "training": record}
-    save_domain(out, unet.to(dtype), feature, facts)
+    if state.is_main_process:
+        save_domain(Domain(out, name, phrase, found.name, resolution, licence, unet_fingerprint(pipe.unet), record), unet.to(dtype), feature)
+    state.wait_for_everyone()
     return out
+
+
+def find_process(device: torch.device | str | None) -> tuple[PartialState, torch.device]:
+    """This process among those that `accelerate launch` started, mostly the only one, and its device. Raises UserError for one that is not there."""
+    device = find_device(device)
+    state = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=1))  # the others wait while the main one encodes all images
+    return state, state.device if state.num_processes > 1 else device
 
 
 def check_target(name: str, out: Path) -> None:
@@ -136,60 +156,22 @@ def encode_folder(pipe: InDomainPipeline, images: ImageFolder, quiet: bool) -> t
     return torch.cat(upright + mirrored)
 
 
-def fit(
-    unet: NullTextUNet, scheduler: DDPMScheduler, latents: torch.Tensor, work: Path, steps: int, batch_size: int, learning_rate: float,
-    ema_decay: float, seed: int, checkpoint_seconds: float, sample: Callable[[NullTextUNet, int], None], sample_every: int, quiet: bool,
-) -> list[float]:
-    """Stage two: plain denoising loss at a constant learning rate. Leaves the moving average in `unet`; returns every step's loss.
-
-    A step's randomness is seeded by its number, so that a resumed run is the same run.
-    """
-    unet.requires_grad_(True).train()
-    optimizer = torch.optim.AdamW(unet.parameters(), learning_rate)
-    ema = EMAModel(unet.parameters(), decay=ema_decay)
-    checkpoint, history = work / "checkpoint.pt", []
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=unet.device, weights_only=True)
-        unet.load_state_dict(state["unet"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema.load_state_dict(state["ema"])
-        history = state["history"]
-        logger.info("goes on at step %d of %d", len(history), steps)
-
-    def save(step: int) -> None:
-        save_atomically({"unet": unet.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema.state_dict(), "history": history}, checkpoint)
-        with open(work / "loss.csv", "w", newline="") as file:
-            csv.writer(file).writerows([("step", "loss"), *enumerate(history, 1)])
-
-    bar = tqdm(range(len(history), steps), "domain", initial=len(history), total=steps, disable=quiet)
-    for step in checkpointed(bar, "domain", save, checkpoint_seconds):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        z = draw(latents, batch_size, generator).to(unet.device)
-        loss = denoising_loss(lambda z_t, t: unet(z_t, t).sample, scheduler, z, generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        ema.step(unet.parameters())
-        history.append(loss.item())
-        bar.set_postfix(loss=f"{sum(history[-50:]) / len(history[-50:]):.4f}", refresh=False)
-        if (step + 1) % sample_every == 0 or step + 1 == steps:
-            ema.store(unet.parameters())
-            ema.copy_to(unet.parameters())
-            sample(unet, step + 1)
-            ema.restore(unet.parameters())
-    ema.copy_to(unet.parameters())
-    return history
+def save_samples(pipe: InDomainPipeline, work: Path, seed: int, unet: NullTextUNet, step: int) -> None:
+    """What the domain looks like at a step, always from the same noise."""
+    pipe.domain_unet = unet
+    images = pipe(None, num_images_per_prompt=16, generator=torch.Generator().manual_seed(seed)).images
+    contact_sheet(images).save(work / f"sample-{step:06d}.png")
 
 
-def save_domain(out: Path, unet: NullTextUNet, feature: torch.Tensor, record: dict) -> None:
-    """The domain's folder, whole or not at all."""
-    partial, old = out.with_name(out.name + ".partial"), out.with_name(out.name + ".old")
-    shutil.rmtree(partial, ignore_errors=True)
-    unet.eval().save_pretrained(partial / "unet")
-    save_file({"text_feature": feature.cpu().contiguous()}, partial / "text_feature.safetensors")
-    (partial / "domain.json").write_text(json.dumps(record, indent=2) + "\n")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    partial.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+@contextmanager
+def tensorboard_log(folder: Path, is_wanted: bool) -> Iterator[Callable[[str, float, int], None]]:
+    """`(name, value, step)` for TensorBoard, or for nobody. Raises UserError where it is not installed."""
+    if not is_wanted:
+        yield lambda *_: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("TensorBoard is not installed: pip install tensorboard, or leave --tensorboard out") from error
+    with SummaryWriter(str(folder)) as writer:
+        yield writer.add_scalar

@@ -11,15 +11,21 @@ from tqdm import tqdm
 logger = logging.getLogger(__name__)
 
 
-def denoising_loss(predict: Callable, scheduler: DDPMScheduler, latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """E |eps - eps_theta(z_t, t)|^2, or the same of v for a prior that predicts v: a scalar.
+def add_noise(scheduler: DDPMScheduler, latents: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Noisy latents z_t (B, C, h, w), their timesteps (B,), and what a network should say of them: eps, or v for a prior that predicts v.
 
-    predict: the network's output for (z_t, t). latents: clean and scaled, (B, C, h, w). generator: on the CPU, for every device.
+    latents: clean and scaled, (B, C, h, w). generator: on the CPU, for every device.
     """
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     t = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=generator).to(latents.device)
     target = scheduler.get_velocity(latents, noise, t) if scheduler.config.prediction_type == "v_prediction" else noise
-    return F.mse_loss(predict(scheduler.add_noise(latents, noise, t), t).float(), target.float())
+    return scheduler.add_noise(latents, noise, t), t, target
+
+
+def denoising_loss(predict: Callable, scheduler: DDPMScheduler, latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """E |eps - eps_theta(z_t, t)|^2, or the same of v: a scalar. predict: the network's output for (z_t, t). The rest is as in `add_noise`."""
+    z_t, t, target = add_noise(scheduler, latents, generator)
+    return F.mse_loss(predict(z_t, t).float(), target.float())
 
 
 def draw(latents: torch.Tensor, batch_size: int, generator: torch.Generator) -> torch.Tensor:

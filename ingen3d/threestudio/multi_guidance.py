@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import threestudio
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
-from core.guidance import MultiGuidance, PerpNeg, Term
-from core.presets import find_domain, find_preset, load_domain_unet, wanted
+from core.domains import find_domain, load_domain_unet
+from core.guidance import MultiGuidance, PerpNeg
+from core.presets import find_preset, wanted
+from core.terms import Term
 from ingen3d.cameras import Cameras
 
 from .guidance import ScoreDistillation

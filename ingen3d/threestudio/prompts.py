@@ -6,7 +6,8 @@ import threestudio
 from threestudio.models.prompt_processors.base import PromptProcessor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from core.presets import find_domain, find_preset, wanted
+from core.domains import find_domain
+from core.presets import find_preset, wanted
 from core.text import encode_prompts
 
 

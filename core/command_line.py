@@ -1,0 +1,81 @@
+"""What the command lines of sampling and editing share: their arguments, and how they write images."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from .conditions import canny
+from .errors import UserError
+from .images import contact_sheet, load_image
+from .progress import hide_loading_bars
+
+
+def new_parser(module: str, description: str, num_images: int, out: str) -> argparse.ArgumentParser:
+    """The arguments that sampling and editing share."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    parser.add_argument("--prompt", help="what to make; without it, anything of the domain")
+    parser.add_argument("--negative-prompt", help="what to keep away from")
+    parser.add_argument("--no-compose", action="store_false", dest="compose_prompt", help="leave the prompt as it is, without the domain's phrase")
+    parser.add_argument("--domain", default="porcelain", help="a known domain, its folder or Hub id; 'none' for the prior alone")
+    parser.add_argument("--preset", default="kiln", help="the models: kiln, sd15, a folder or a Hub id")
+    parser.add_argument("--num-images", type=int, default=num_images)
+    parser.add_argument("--seed", type=int, default=0, help="of the first image; the next ones count on")
+    parser.add_argument("--steps", type=int, dest="num_inference_steps", help="of the sampler; the preset's by default")
+    weights = parser.add_argument_group("weights", "several share the steps evenly")
+    weights.add_argument("--guidance-scale", type=float, help="w0, shared by the terms without a weight of their own")
+    weights.add_argument("--domain-scale", type=float, nargs="+", metavar="W", help="the domain's own weight w_d")
+    weights.add_argument("--control-scale", type=float, nargs="+", metavar="W", help="the prompt's own weight w_c")
+    weights.add_argument("--guidance-rescale", type=float, default=0.0, help="0 to 1, against overexposure, as in diffusers")
+    weights.add_argument("--guidance-interval", type=float, nargs=2, default=(0.0, 1.0), metavar=("START", "END"), help="fractions of the steps")
+    more = parser.add_argument_group("further conditions, each as often as you like")
+    more.add_argument("--control", nargs=2, action="append", default=[], metavar=("CONTROLNET", "IMAGE"), help="a ControlNet and what it reads")
+    more.add_argument("--canny", nargs=2, action="append", default=[], metavar=("CONTROLNET", "IMAGE"), help="one that reads the image's edges")
+    more.add_argument("--controlnet-conditioning-scale", type=float, default=1.0)
+    more.add_argument("--control-guidance-start", type=float, default=0.0, help="the fraction of the steps from which ControlNets work")
+    more.add_argument("--control-guidance-end", type=float, default=1.0, help="and up to which")
+    more.add_argument("--custom", nargs=2, action="append", default=[], metavar=("MODEL", "PROMPT"), help="a customised checkpoint, its own prompt")
+    more.add_argument("--custom-scale", type=float, help="its weight")
+    more.add_argument("--no-rectify", action="store_false", dest="rectify", help="eps_0 from the customised network, not from the prior (ablation)")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--device", help="cuda, mps or cpu; the best there is by default")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+def read_conditions(args: dict) -> dict:
+    """The command line's arguments (they are changed) as `sample` and `edit` take them."""
+    if args["domain"].lower() == "none":
+        args["domain"] = None
+    names = ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end")
+    shared, scale = {name: args.pop(name) for name in names}, args.pop("custom_scale")
+    read = lambda net, file: {"controlnet": net, "image": load_image(file), **shared}
+    args["controls"] = [read(*given) for given in args.pop("control")] + [read(*given) | {"extract": canny} for given in args.pop("canny")]
+    args["custom"] = [{"model": model, "prompt": prompt, "scale": scale} for model, prompt in args["custom"]]
+    return args
+
+
+def run(make: Callable[..., list[Image.Image]], parser: argparse.ArgumentParser) -> None:
+    """Parse, make images and write them with a contact sheet; what is done stays when making is stopped."""
+    args = read_conditions(vars(parser.parse_args()))
+    out = args.pop("out")
+    out.mkdir(parents=True, exist_ok=True)
+    if args["quiet"]:
+        hide_loading_bars()
+    saved = []
+
+    def keep(seed: int, image: Image.Image) -> None:
+        image.save(out / f"{seed:05d}.png")
+        saved.append(seed)
+
+    try:
+        images = make(keep=keep, **args)
+        contact_sheet(images).save(out / "sheet.png")
+    except (KeyboardInterrupt, OSError) as stop:
+        kept = f"{len(saved)} of {args['num_images']} images are in {out}"
+        if isinstance(stop, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"stopped: {kept}") from None
+        raise UserError(f"{stop.strerror}: {kept}; make room there, or choose another --out") from stop
+    print(f"{len(images)} images and sheet.png in {out}")

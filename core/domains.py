@@ -1,0 +1,149 @@
+"""Learned domains: their folders, how a name leads to one, and how they are shared."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from huggingface_hub import HfApi, snapshot_download
+from safetensors.torch import save_file
+
+from .checkpoints import fingerprint
+from .errors import UserError
+from .null_text import NullTextUNet
+from .presets import PRESETS, WEIGHTS, hub_errors, is_hub_id, nearest, wanted
+
+FILES = ["*.json", "*.safetensors", "README.md"]  # what is shared: no pickle is ever sent or fetched
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A learned domain: a folder with `unet/` (a NullTextUNet), `text_feature.safetensors` and `domain.json`, which holds these."""
+
+    folder: Path
+    name: str
+    phrase: str  # how a prompt is said in this domain, such as "{prompt}, porcelain"
+    prior: str  # the preset, folder or Hub id that it was trained on
+    resolution: int
+    licence: str = "other"  # as the Hub names them, such as cc-by-4.0
+    prior_unet: str | None = None  # what tells the prior's weights from others, see `unet_fingerprint`
+    training: Mapping[str, Any] = field(default_factory=dict)  # the record of its training
+
+    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None, commit_message: str = "Upload domain") -> str:
+        """Upload the folder to the Hugging Face Hub; `from_pretrained(..., domain=repo_id)` loads it. Returns its address. Raises UserError."""
+        api = HfApi(token=token)
+        try:
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            return str(api.upload_folder(repo_id=repo_id, folder_path=self.folder, allow_patterns=FILES, commit_message=commit_message))
+        except hub_errors() as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(f"could not upload '{self.name}' to '{repo_id}' ({reason[:160]}): log in with `hf auth login`, then try again") from error
+
+
+def find_domain(name: str | Path | None) -> Domain | None:
+    """A domain by name, folder or Hub id; None is no domain. The user's own come before those that are shipped. Raises UserError."""
+    if name is None:
+        return None
+    known = known_domains()
+    if str(name) in known:
+        return read_domain(known[str(name)])
+    if Path(name).is_dir():
+        return read_domain(Path(name))
+    if is_hub_id(str(name)):
+        with wanted(str(name), "domain.json, unet/ and text_feature.safetensors"):
+            return read_domain(Path(snapshot_download(str(name), allow_patterns=FILES)))
+    listed = ", ".join(sorted(known)) or "none yet, train one with scripts/train_domain.py"
+    raise UserError(f"unknown domain '{name}'{nearest(str(name), known)}; known: {listed}; a folder or a Hub id does too")
+
+
+def known_domains() -> dict[str, Path]:
+    """Name -> folder of every domain on this machine."""
+    homes = (WEIGHTS / "domains", user_domains())
+    return {file.parent.name: file.parent for home in homes for file in sorted(home.glob("*/domain.json"))}
+
+
+def user_domains() -> Path:
+    """Where the user's own domains live: $INGEN3D_HOME/domains, ~/.local/share/ingen3d/domains by default."""
+    return Path(os.environ.get("INGEN3D_HOME") or Path.home() / ".local" / "share" / "ingen3d") / "domains"
+
+
+def read_domain(folder: Path) -> Domain:
+    """The domain in a folder. Raises UserError for a folder that holds none."""
+    try:
+        record = json.loads((folder / "domain.json").read_text())
+        domain = Domain(folder, **{key.name: record[key.name] for key in fields(Domain) if key.name in record})
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"'{folder}' is no domain: its domain.json is missing or wrong ({error}); scripts/train_domain.py makes one") from error
+    if "{prompt}" not in domain.phrase:
+        raise UserError(f"the phrase '{domain.phrase}' in '{folder}/domain.json' lacks the place for the prompt: write {{prompt}} in it")
+    return domain
+
+
+def load_domain_unet(domain: Domain, prior: UNet2DConditionModel) -> NullTextUNet:
+    """The domain's null-text UNet, in the precision and on the device of the prior's UNet. Raises UserError where it was trained on another prior."""
+    folder = domain.folder / "unet"
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"'{domain.folder}' holds no unet/*.safetensors; pickles (.bin, .ckpt, .pt) can run any code and are not loaded: save it anew")
+    with wanted(str(folder), "a null-text UNet"):
+        unet = NullTextUNet.from_pretrained(folder, use_safetensors=True)
+    weights = domain.prior_unet and unet_fingerprint(prior)  # None for a domain that does not say: then sizes must do
+    theirs, ours = (
+        f"latents of {u.config.in_channels} channels, size {u.config.sample_size}" + (f", weights {w}" if w else "")
+        for u, w in ((unet, domain.prior_unet), (prior, weights))
+    )
+    if theirs != ours:
+        raise UserError(
+            f"domain '{domain.name}' was trained on another prior, '{domain.prior}' ({theirs}), than this one ({ours}): "
+            "load that one, or train the domain anew with scripts/train_domain.py --preset"
+        )
+    return unet.to(prior.device, prior.dtype).eval()
+
+
+def unet_fingerprint(unet: UNet2DConditionModel) -> str:
+    """Tells a prior's weights from others, whatever precision they are in: rounding keeps signs."""
+    return fingerprint(unet, of=torch.signbit)
+
+
+def save_domain(domain: Domain, unet: NullTextUNet, feature: torch.Tensor) -> None:
+    """The domain's folder, whole or not at all, in place of what was there."""
+    out = domain.folder
+    partial, old = out.with_name(out.name + ".partial"), out.with_name(out.name + ".old")
+    shutil.rmtree(partial, ignore_errors=True)
+    unet.eval().save_pretrained(partial / "unet")
+    save_file({"text_feature": feature.cpu().contiguous()}, partial / "text_feature.safetensors")
+    record = {key: value for key, value in asdict(domain).items() if key != "folder"}
+    (partial / "domain.json").write_text(json.dumps(record, indent=2) + "\n")
+    (partial / "README.md").write_text(model_card(domain))
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    partial.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def model_card(domain: Domain) -> str:
+    """The folder's README, with the head that the Hub reads."""
+    prior = PRESETS[domain.prior].prior if domain.prior in PRESETS else domain.prior
+    base = f"base_model: {prior}\n" if is_hub_id(prior) else ""
+    return f"""---
+license: {domain.licence}
+library_name: diffusers
+{base}tags: [ingen3d, null-text-unet]
+---
+# {domain.name}
+
+A null-text UNet that ingen3d learned over the prior `{domain.prior}`, from {domain.training.get("images", "a folder of")} pictures without any text.
+How it was trained is in `domain.json`.
+
+```python
+from core import InDomainPipeline
+
+pipe = InDomainPipeline.from_pretrained("{domain.prior}", domain="{domain.name}")  # or this folder, or this repository
+pipe("a vase").images
+```
+"""

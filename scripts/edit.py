@@ -1,0 +1,10 @@
+"""Edit a picture in a domain: `python -m core.edit` by another name.
+
+python scripts/edit.py --domain porcelain --image my.png --prompt "a vase with leaves" --strength 0.5
+"""
+
+from core.edit import main
+from core.errors import run_cli
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,120 @@
+"""Editing keeps what it is told to keep; the command lines of sampling and editing take every condition."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core import command_line, edit, sample
+from core.conditions import canny
+from core.edit import edit as edit_image
+from core.errors import UserError
+from core.images import to_tensor
+from core.sample import load
+from core.terms import Control
+
+from .conftest import tiny_controlnet
+
+
+@pytest.fixture
+def picture():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8))
+
+
+@pytest.fixture
+def pipe(tiny_sd):
+    pipe = load(tiny_sd, device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def edited(tiny_sd, picture):
+    return lambda **changes: edit_image(**dict(image=picture, prompt="a vase", preset=tiny_sd, device="cpu", quiet=True, num_inference_steps=4) | changes)
+
+
+def half_mask(size=(16, 16)):
+    """White, to be edited, on the right."""
+    mask = Image.new("L", size)
+    mask.paste(255, (size[0] // 2, 0, *size))
+    return mask
+
+
+def latents_of(pipe, picture):
+    return pipe.encode_images(to_tensor(picture)[None], torch.Generator().manual_seed(0))
+
+
+def test_strength_0_keeps_the_picture_and_more_strength_keeps_less(pipe, picture):
+    call = dict(image=picture, num_inference_steps=8, output_type="latent")
+    go = lambda strength: pipe("a vase", strength=strength, generator=torch.Generator().manual_seed(0), **call).images
+    distances = [(go(strength) - latents_of(pipe, picture)).norm() for strength in (0.0, 0.25, 1.0)]
+    assert distances[0] < 1e-5 and 0.1 < distances[1] < distances[2]
+
+
+def test_what_the_mask_keeps_is_the_pictures_own_at_the_end_and_under_noise_before(pipe, picture):
+    seen = []
+
+    def note(pipe, step, t, tensors):
+        seen.append(tensors["latents"])
+        return tensors
+
+    latents = pipe("a vase", image=picture, mask_image=half_mask(), strength=1.0, num_inference_steps=4, output_type="latent",
+                   generator=torch.Generator().manual_seed(0), callback_on_step_end=note).images
+    clean = latents_of(pipe, picture)
+    assert (latents - clean)[..., :4].abs().max() <= 1e-5 and (latents - clean)[..., 4:].norm() > 1
+    distances = [(at[..., :4] - clean[..., :4]).norm() for at in seen]
+    assert distances == sorted(distances, reverse=True) and distances[0] > 1
+
+
+def test_edits_have_the_pictures_proportions_at_the_priors_resolution_and_a_seed_each(edited, picture, tmp_path):
+    picture.resize((60, 33)).save(tmp_path / "wide.png")
+    images = edited(image=tmp_path / "wide.png", mask=half_mask((60, 33)), num_images=2, seed=3)
+    assert [image.size for image in images] == [(30, 16)] * 2
+    assert np.abs(np.float32(edited(image=tmp_path / "wide.png", mask=half_mask((60, 33)), seed=4)[0]) - np.float32(images[1])).max() <= 1
+
+
+def test_canny_is_white_where_the_picture_changes():
+    edges = np.asarray(canny(half_mask((32, 32))))
+    assert edges.shape == (32, 32, 3) and set(np.unique(edges)) == {0, 255}
+    assert (edges[4:-4, 14:18].max(1) == 255).all() and not edges[:, :12].any() and not edges[:, 20:].any()
+
+
+def test_the_command_line_takes_every_condition(tiny_sd, pipe, picture, tmp_path, monkeypatch):
+    tiny_controlnet(pipe.unet).save_pretrained(tmp_path / "net")
+    picture.resize((40, 40)).save(tmp_path / "picture.png")
+    half_mask((40, 40)).save(tmp_path / "mask.png")
+    made, whole = [], type(pipe).__call__
+    monkeypatch.setattr(type(pipe), "__call__", lambda self, *args, **given: made.append(given) or whole(self, *args, **given))
+    common = (
+        f"--preset {tiny_sd} --domain none --prompt jar --steps 2 --device cpu --num-images 1 --canny {tmp_path}/net {tmp_path}/picture.png "
+        f"--control {tmp_path}/net {tmp_path}/picture.png --control-guidance-end 0.5 --custom {tiny_sd} blue --custom-scale 2 --no-rectify --no-compose "
+        f"--guidance-rescale 0.5 --guidance-interval 0 0.8 --control-scale 7 3 --out {tmp_path}/out"
+    )
+    for module, more in ((sample, ""), (edit, f"--image {tmp_path}/picture.png --mask {tmp_path}/mask.png --strength 0.9")):
+        monkeypatch.setattr(sys, "argv", ["", *common.split(), *more.split()])
+        module.main()
+        given = made.pop()
+        given_picture, edges = (control.image for control in given["controls"])
+        assert all(isinstance(control, Control) and control.end == 0.5 for control in given["controls"])
+        assert edges.unique().tolist() == [0, 1] and given_picture.unique().numel() > 2 and given["terms"][0].weight == 2.0
+        assert given["control_scale"] == [7.0, 3.0] and not given["rectify"] and not given["compose_prompt"] and given["guidance_rescale"] == 0.5
+    assert given["image"].size == given["mask_image"].size == (16, 16) and given["strength"] == 0.9
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["00000.png", "sheet.png"]
+
+
+@pytest.mark.parametrize("wrong, said", [
+    (dict(mask="no-such-mask.png"), "no such image: no-such-mask.png"), (dict(image="no.png"), "no such image"), (dict(strength=-0.1), "strength is -0.1"),
+    (dict(mask=half_mask((8, 16))), "the mask is 8 x 16 px and the image 16 x 16"), (dict(num_images=0), "number of images is 0"),
+    (dict(controls=[dict(controlnet="no/such/net", image=half_mask())]), "no usable model folder, wanted a ControlNet"),
+])
+def test_what_a_user_did_wrong_is_said(edited, wrong, said):
+    with pytest.raises(UserError, match=said):
+        edited(**wrong)
+
+
+def test_a_condition_file_that_is_missing_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", f"sample --canny net {tmp_path}/no.png --out {tmp_path}".split())
+    with pytest.raises(UserError, match="no such image"):
+        command_line.run(None, command_line.new_parser("core.sample", "", 1, "out"))
