@@ -59,7 +59,7 @@ def domain(tmp_path_factory, tiny_sd) -> Path:
 
     folder = tmp_path_factory.mktemp("domain")
     prior = UNet2DConditionModel.from_pretrained(tiny_sd, subfolder="unet")
-    NullTextUNet.from_prior(prior, torch.randn(1, 1, 24, generator=torch.Generator().manual_seed(5))).save_pretrained(folder / "unet")
+    NullTextUNet.from_prior(prior, torch.randn(1, 1, 24, generator=torch.Generator().manual_seed(5))).save_pretrained(folder / "unet", safe_serialization=True)
     (folder / "domain.json").write_text(json.dumps(dict(name="ware", phrase=PHRASE, prior=str(tiny_sd), resolution=16)))
     return folder
 
@@ -266,6 +266,15 @@ def test_the_baseline_trains(launch, tiny_sd):
         f"system.guidance.pretrained_model_name_or_path={tiny_sd}",
     )  # fmt: skip
     assert list(baseline.glob("save/*.mp4"))
+
+
+def test_the_kilns_models_refine_in_threestudio_too(launch, kiln_weights):
+    trial = launch(
+        "multi-guidance-refine", *SMALL_VIEWS, "system.prompt_processor.prompt=a vase", "system.weights=null",
+        "system.guidance.pretrained_model_name_or_path=kiln", "system.guidance.domain_model=porcelain",
+    )  # fmt: skip
+    parsed = OmegaConf.load(trial / "configs" / "parsed.yaml")
+    assert parsed.system.prompt_processor.domain_model == "porcelain" and torch.load(trial / "ckpts" / "last.ckpt", weights_only=True)["global_step"] == 2
 
 
 def test_it_can_be_linked_into_custom(threestudio, tmp_path):
