@@ -21,6 +21,8 @@ class TriPlaneField(nn.Module):
     which is a coarse-to-fine schedule without one. The pyramid is summed once a step, so a sample costs one look-up a plane.
     """
 
+    unit = 1.0  # the unit ball's radius, in the cameras' units
+
     def __init__(
         self,
         resolution: int = 128,

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
+from safetensors import SafetensorError
 
 from core import InDomainPipeline
 from core.devices import find_device
@@ -21,11 +23,13 @@ from core.images import contact_sheet, load_image
 from core.presets import find_preset
 
 from . import mesh as meshes
+from . import threestudio_engine
 from .field import TriPlaneField
 from .render import OccupancyGrid
 from .run_folder import RunFolder, choose_folder, fingerprint, models_fingerprint
-from .settings import Settings, load_settings
+from .settings import CameraSettings, Settings, load_settings, refuse_others
 from .stages import initialise, make_reference, reference_metrics, refine, turntable
+from .threestudio_field import ThreestudioField
 from .zero123 import Zero123
 
 log = logging.getLogger(__name__)
@@ -47,6 +51,7 @@ class Models:
         self.name, self.domain, self.device = preset, domain, torch.device(device)
         self.preset = find_preset(preset)
         found = find_domain(domain)  # an unknown one is an error now, not after the first stage
+        self.domain_folder = found and found.folder
         self.fingerprint = models_fingerprint(self.preset.prior, self.preset.zero123, *([found.folder] if found else []))
 
     @cached_property
@@ -75,17 +80,25 @@ def text_to_3d(
     quiet: bool = False,
     overrides=None,
     models: Models | None = None,
+    engine: str = "native",
+    threestudio_root: str | Path | None = None,
 ) -> Run:
     """A textured mesh that shows `prompt` in the style of `domain`.
 
     image: start from this picture and not from a sampled one. steps: of each of the two optimisation stages.
     overrides: settings on top of the preset's, as a mapping or a list of 'refine.sds=0.2'. models: in place of the preset's own.
+    engine: "native", or "threestudio" for the optimisation by the checkout at threestudio_root, on a GPU.
     Files go to OUT/DOMAIN/PROMPT-SEED/, or with a short hash after that where another preset or image has a run there already.
     The same call goes on where an interrupted one was; stages whose settings or models have changed are made again.
     Raises UserError for what a caller can mend.
     """
     if not prompt or not prompt.strip():
         raise UserError("the prompt is empty: say what to make, such as 'a vase'")
+    if engine not in ("native", "threestudio"):
+        raise UserError(f"unknown engine '{engine}': native or threestudio")
+    if engine == "threestudio":
+        threestudio_root = threestudio_engine.check_installation(threestudio_root)
+        refuse_others(overrides, ("camera", "image", "mesh", "turntable"), "on threestudio, which has its own in configs/threestudio")
     device = find_device(device)
     models = models or Models(preset, domain, device)
     settings = load_settings(models.preset.config, overrides, steps)
@@ -95,8 +108,9 @@ def text_to_3d(
     picture = load_image(image) if isinstance(image, (str, Path)) else image
     domain = domain and str(domain)
     made_from = dict(prompt=prompt, domain=domain, preset=str(preset), seed=seed, image_sha256=None if picture is None else digest(picture))
-    run = RunFolder(choose_folder(Path(out) / (domain and Path(domain).name or "open") / f"{slug(prompt)}-{seed}", made_from))
-    run.record |= made_from | dict(
+    identity = made_from | {"engine": engine}
+    run = RunFolder(choose_folder(Path(out) / (domain and Path(domain).name or "open") / f"{slug(prompt)}-{seed}", identity))
+    run.record |= identity | dict(
         image=str(image) if isinstance(image, (str, Path)) else None,
         device=str(device),
         settings=asdict(settings),
@@ -106,12 +120,40 @@ def text_to_3d(
 
     try:
         reference, mark = image_stage(run, models, settings, picture, prompt, seed, device, made_from | {"models": models.fingerprint})
-        field, grid, mark = init_stage(run, models, settings, reference, seed, quiet, device, mark)
-        field, grid, mark = refine_stage(run, models, settings, reference, field, grid, prompt, seed, quiet, device, mark)
+        if engine == "threestudio":
+            for stage in ("init", "refine"):
+                config = threestudio_engine.stage_config(stage, models.preset, models.domain_folder, prompt, settings, steps)
+                field, grid, mark = threestudio_stage(run, stage, config, threestudio_root, settings, reference, seed, quiet, device, mark)
+        else:
+            field, grid, mark = init_stage(run, models, settings, reference, seed, quiet, device, mark)
+            field, grid, mark = refine_stage(run, models, settings, reference, field, grid, prompt, seed, quiet, device, mark)
         mesh_stage(run, settings, field, grid, device, mark)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"{str(stop) or 'stopped'}; what is done is in '{run.path}': run the same command again to go on") from None
 
+    return finish(run)
+
+
+def mesh_checkpoint(checkpoint: str | Path, preset: str = "kiln", out: str | Path = "outputs", device=None, overrides=None) -> Run:
+    """A textured mesh of a field that is there already: a run's field.safetensors, or threestudio's TRIAL/ckpts/last.ckpt.
+
+    preset: whose settings of mesh and turntable; `overrides` go on top. Files go to OUT/meshes/NAME/, NAME the run's or the trial's.
+    Raises UserError for what a caller can mend.
+    """
+    refuse_others(overrides, ("mesh", "turntable"), "on a finished field")
+    device, path = find_device(device), Path(checkpoint).resolve()
+    settings = load_settings(find_preset(preset).config, overrides)
+    field, grid = load_field(path, device)
+    settings.camera = CameraSettings(fovy_deg=40.0, reference_distance=3.2 * field.unit)  # sees the whole ball, whatever the camera was that fitted it
+    made_from = dict(checkpoint=str(path))
+    run = RunFolder(choose_folder(Path(out) / "meshes" / slug(path.parent.parent.name), made_from))
+    run.record |= made_from | dict(device=str(device), settings=asdict(settings), versions=versions())
+    mesh_stage(run, settings, field, grid, device, fingerprint(**made_from, changed=path.stat().st_mtime))
+    return finish(run)
+
+
+def finish(run: RunFolder) -> Run:
+    """Sum up the stages in run.json."""
     run.record["metrics"] = {f"{stage}_{k}": v for stage, entry in run.record["stages"].items() for k, v in entry["metrics"].items()}
     run.record["metrics"]["seconds"] = round(sum(entry["seconds"] for entry in run.record["stages"].values()), 1)
     run.record["peak_memory_gib"] = peak_memory_gib()
@@ -151,8 +193,10 @@ def init_stage(run: RunFolder, models: Models, settings: Settings, reference, se
         generator = torch.Generator().manual_seed(2 * seed + 1)
         size = models.preset.zero123_resolution
         field, grid, losses = initialise(reference, models.zero123, settings, size, generator, partial / "checkpoint.pt", quiet, device)
+        field.save(partial / "field.safetensors")
+        (partial / "checkpoint.pt").unlink(missing_ok=True)
         finish_field(run, "init", mark, field, grid, reference, settings, losses, device)
-    return *load_field(run.path / "init", device), mark
+    return *load_field(run.path / "init" / "field.safetensors", device), mark
 
 
 def refine_stage(run: RunFolder, models: Models, settings: Settings, reference, field, grid, prompt, seed, quiet, device, mark):
@@ -163,15 +207,31 @@ def refine_stage(run: RunFolder, models: Models, settings: Settings, reference, 
         generator = torch.Generator().manual_seed(2 * seed + 2)
         size = models.preset.resolution
         losses = refine(field, grid, reference, models.pipe, prompt, settings, size, generator, partial / "checkpoint.pt", quiet)
+        field.save(partial / "field.safetensors")
+        (partial / "checkpoint.pt").unlink(missing_ok=True)
         finish_field(run, "refine", mark, field, grid, reference, settings, losses, device)
-    return *load_field(run.path / "refine", device), mark
+    return *load_field(run.path / "refine" / "field.safetensors", device), mark
+
+
+def threestudio_stage(run: RunFolder, stage: str, config, root: Path, settings: Settings, reference, seed, quiet, device, mark):
+    """init/ or refine/ by threestudio: its trial in threestudio/, and our views of the field."""
+    mark = fingerprint(stage=stage, upstream=mark, seed=seed, config=OmegaConf.to_container(config, resolve=False))
+    last = Path("threestudio") / "ckpts" / "last.ckpt"
+    if not run.finished(stage, mark):
+        partial = run.begin(stage, mark)
+        if stage == "init":
+            here = {"data": {"image_path": str((run.path / "image.png").resolve())}}
+        else:
+            here = {"system": {"weights": str((run.path / "init" / last).resolve())}}
+        field, grid = load_field(threestudio_engine.launch(OmegaConf.merge(config, here), root, partial.resolve(), seed, quiet), device)
+        finish_field(run, stage, mark, field, grid, reference, settings, {}, device)
+    return *load_field(run.path / stage / last, device), mark
 
 
 def finish_field(run: RunFolder, stage: str, mark, field, grid, reference, settings: Settings, losses, device) -> None:
-    """Field, views and metrics of an optimisation stage."""
+    """Views and metrics of an optimisation stage."""
     partial = run.path / f"{stage}.partial"
     grid.update(field, decay=0.0)
-    field.save(partial / "field.safetensors")
     views = turntable(field, grid, settings.turntable, settings.camera, settings.turntable.views, device)
     (partial / "views").mkdir(exist_ok=True)
     images = [Image.fromarray(view) for view in views]
@@ -179,12 +239,19 @@ def finish_field(run: RunFolder, stage: str, mark, field, grid, reference, setti
         image.save(partial / "views" / f"{i:03d}.png")
     contact_sheet(images, columns=len(images)).save(partial / "views.png")
     metrics = reference_metrics(field, grid, reference)
-    (partial / "checkpoint.pt").unlink(missing_ok=True)
     run.end(stage, mark, as_folder=True, metrics=metrics, losses={k: float(f"{v:.4g}") for k, v in losses.items()})
 
 
-def load_field(folder: Path, device) -> tuple[TriPlaneField, OccupancyGrid]:
-    field, grid = TriPlaneField.load(folder / "field.safetensors", device), OccupancyGrid().to(device)
+def load_field(path: Path, device) -> tuple[TriPlaneField | ThreestudioField, OccupancyGrid]:
+    """Our own field.safetensors, or a checkpoint of threestudio's. Raises UserError for what is neither."""
+    if path.suffix == ".ckpt":
+        field = ThreestudioField.from_checkpoint(path, device)
+    else:
+        try:
+            field = TriPlaneField.load(path, device)
+        except (OSError, SafetensorError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"'{path}' is neither a field.safetensors nor a .ckpt of threestudio's: {str(error).splitlines()[0]}") from error
+    grid = OccupancyGrid().to(device)
     grid.update(field, decay=0.0)
     return field, grid
 
@@ -198,7 +265,7 @@ def mesh_stage(run: RunFolder, settings: Settings, field, grid, device, mark) ->
     try:
         bare = meshes.extract(field, s.resolution, s.threshold, s.faces)
     except ValueError as error:
-        raise UserError(f"no mesh: {error}; try another --seed or more --steps") from error
+        raise UserError(f"no mesh: {error}; try another --seed, more --steps or a lower mesh.threshold") from error
     glb = meshes.export(meshes.textured(field, bare, s.texture_size), partial)
     write_video(partial, turntable(field, grid, settings.turntable, settings.camera, settings.turntable.frames, device))
     run.end("mesh", mark, as_folder=False, metrics=meshes.facts(glb))

@@ -143,7 +143,7 @@ def load_settings(config: str, overrides: list[str] | dict | None = None, steps:
     try:
         given = OmegaConf.from_dotlist(overrides) if isinstance(overrides, list) else OmegaConf.create(overrides or {})
         check_keys(Settings(), OmegaConf.to_container(given))
-        preset = OmegaConf.create((_configs() / f"{config}.yaml").read_text())
+        preset = OmegaConf.create((configs_folder() / f"{config}.yaml").read_text())
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), preset, given))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(f"a setting in {overrides} has a wrong value: {str(error).splitlines()[0]}") from error
@@ -151,6 +151,13 @@ def load_settings(config: str, overrides: list[str] | dict | None = None, steps:
         stage.steps = stage.steps if steps is None else steps
     check(settings)
     return settings
+
+
+def refuse_others(overrides: list[str] | dict | None, used: tuple[str, ...], where: str) -> None:
+    """Raise UserError for settings of a section that has no effect."""
+    for key in overrides or ():
+        if (section := key.split(".")[0]) not in used:
+            raise UserError(f"'{section}' has no effect {where}: {', '.join(used)} can be set")
 
 
 def check(settings: Settings) -> None:
@@ -171,10 +178,10 @@ def check(settings: Settings) -> None:
         raise UserError(f"field.resolution is {field.resolution}: give a multiple of {2 ** (field.levels - 1)} for {field.levels} levels")
 
 
-def _configs():
+def configs_folder() -> Path:
     """The packaged configs, or the source tree's when the package is not installed."""
     try:
-        return resources.files("ingen3d.configs")
+        return Path(str(resources.files("ingen3d.configs")))
     except ModuleNotFoundError:
         return Path(__file__).resolve().parent.parent / "configs"
 

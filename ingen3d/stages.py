@@ -3,7 +3,7 @@
 Each takes what it needs and returns what it made; folders and resuming are the pipeline's.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -168,7 +168,8 @@ def shape_priors(field: TriPlaneField, view: Render, s: OptimiseSettings) -> dic
 def reference_metrics(field, grid, reference: Reference) -> dict[str, float]:
     """How well the field shows the reference picture: PSNR in dB, and IoU of the masks."""
     size = len(reference.mask)
-    seen = render(field, grid, reference.camera, size, size, samples=128)
+    camera = replace(reference.camera, distance=reference.camera.distance / field.unit)
+    seen = render(field, grid, camera, size, size, samples=128)
     target = (reference.on_white()[0].permute(1, 2, 0) + 1) / 2
     mine, theirs = seen.opacity[0] > 0.5, reference.mask > 0.5
     return {
@@ -179,5 +180,5 @@ def reference_metrics(field, grid, reference: Reference) -> dict[str, float]:
 
 def turntable(field, grid, s: TurntableSettings, camera: CameraSettings, n: int, device) -> np.ndarray:
     """n views all around, uint8 (n, size, size, 3), from the reference's azimuth on."""
-    ring = orbit(n, s.elevation_deg, camera.reference_distance, camera.fovy_deg, camera.reference_azimuth_deg, device)
+    ring = orbit(n, s.elevation_deg, camera.reference_distance / field.unit, camera.fovy_deg, camera.reference_azimuth_deg, device)
     return (255 * render_views(field, grid, ring, s.size, s.samples)).round().byte().numpy()

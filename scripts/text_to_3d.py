@@ -1,6 +1,7 @@
-"""From a prompt to a textured mesh.
+"""From a prompt to a textured mesh, or from a field that is there already.
 
 python scripts/text_to_3d.py --domain porcelain --prompt "a vase"
+python scripts/text_to_3d.py --from-checkpoint outputs/multi-guidance-refine/a_vase@20261123-120000/ckpts/last.ckpt
 """
 
 import argparse
@@ -8,18 +9,22 @@ from pathlib import Path
 
 from core.errors import run_cli
 from core.progress import hide_loading_bars
-from ingen3d.pipeline import text_to_3d
+from ingen3d.pipeline import mesh_checkpoint, text_to_3d
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="From a prompt to a textured mesh.")
-    parser.add_argument("--prompt", required=True, help="what to make: 'a vase'")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--prompt", help="what to make: 'a vase'")
+    source.add_argument("--from-checkpoint", type=Path, help="only mesh a field: a run's field.safetensors or threestudio's ckpts/last.ckpt")
     parser.add_argument("--domain", default="porcelain", help="a known domain or a null-text UNet's folder; 'none' for the prior alone")
     parser.add_argument("--preset", default="kiln", help="the models: kiln or sd15")
     parser.add_argument("--image", type=Path, help="start from this picture and not from a sampled one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("outputs"))
     parser.add_argument("--steps", type=int, help="steps of each of the two optimisation stages")
+    parser.add_argument("--engine", choices=("native", "threestudio"), default="native", help="what optimises; threestudio needs a GPU")
+    parser.add_argument("--threestudio-root", type=Path, metavar="DIR", help="its checkout")
     parser.add_argument("--device", help="cuda, mps or cpu; the best there is by default")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument(
@@ -30,7 +35,11 @@ def main() -> None:
         hide_loading_bars()
     if args["domain"].lower() == "none":
         args["domain"] = None
-    run = text_to_3d(**args)
+    checkpoint = args.pop("from_checkpoint")
+    if checkpoint is None:
+        run = text_to_3d(**args)
+    else:
+        run = mesh_checkpoint(checkpoint, **{name: args[name] for name in ("preset", "out", "device", "overrides")})
     print(f"mesh: {run.mesh}\nturntable and views: {run.folder}\nseconds: {run.metrics['seconds']:g}")
 
 

@@ -14,7 +14,9 @@ from omegaconf import OmegaConf
 
 from core.errors import UserError
 from core.null_text import NullTextUNet
+from ingen3d import text_to_3d, threestudio_engine
 from ingen3d.cameras import Cameras
+from ingen3d.threestudio_field import ThreestudioField
 from ingen3d.zero123 import Zero123
 
 from .conftest import tiny_pipeline, tiny_unet
@@ -219,6 +221,7 @@ def launch(threestudio, monkeypatch, tmp_path):
     (tmp_path / "custom" / "threestudio-ingen3d" / "__init__.py").write_text("import ingen3d.threestudio\n")
     common = dict(gpu="0", typecheck=False, verbose=False, gradio=False, train=False, validate=False, test=False, export=False)
     small = ["trainer.max_steps=2", "trainer.val_check_interval=2", "system.guidance.half_precision_weights=false"]
+    small += [f"system.geometry.pos_encoding_config.{key}" for key in ("n_levels=6", "log2_hashmap_size=13", "base_resolution=8", "per_level_scale=1.5")]
 
     def run(config: str, *overrides: str, export: Path | None = None) -> Path:
         if export is not None:
@@ -260,12 +263,27 @@ def test_the_first_stage_trains_and_the_second_starts_from_its_checkpoint(launch
     assert list(second.glob("save/*-export/model.obj"))
 
 
-def test_the_baseline_trains(launch, tiny_sd):
+def test_the_baseline_trains_and_its_checkpoint_is_read_as_threestudio_reads_it(launch, threestudio, tiny_sd):
     baseline = launch(
         "dreamfusion-baseline", *SMALL_VIEWS, "system.prompt_processor.prompt=a vase",
-        f"system.guidance.pretrained_model_name_or_path={tiny_sd}",
+        f"system.guidance.pretrained_model_name_or_path={tiny_sd}", "system.geometry.pos_encoding_config.start_level=4",
     )  # fmt: skip
     assert list(baseline.glob("save/*.mp4"))
+    last = baseline / "ckpts" / "last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    checkpoint["state_dict"]["geometry.encoding.encoding.encoding.params"].uniform_(-1, 1)  # two steps leave next to nothing there
+    torch.save(checkpoint, last)
+
+    system = OmegaConf.load(baseline / "configs" / "parsed.yaml").system
+    theirs, material = threestudio.find(system.geometry_type)(system.geometry), threestudio.find(system.material_type)(system.material)
+    theirs.load_state_dict({key[9:]: value for key, value in checkpoint["state_dict"].items() if key.startswith("geometry.")})
+    theirs.do_update_step(0, checkpoint["global_step"])
+    ours, x = ThreestudioField.from_checkpoint(last), 0.9 * torch.rand(500, 3) - 0.45
+    with torch.no_grad():
+        density, colour = ours(x)
+        expected = theirs(ours.unit * x)
+        assert torch.allclose(density, ours.unit * expected["density"][:, 0], rtol=1e-4, atol=1e-5) and density.std() > 0.1
+        assert torch.allclose(colour, material.export(expected["features"])["albedo"], atol=1e-5) and colour.std() > 1e-3
 
 
 def test_the_kilns_models_refine_in_threestudio_too(launch, kiln_weights):
@@ -275,6 +293,79 @@ def test_the_kilns_models_refine_in_threestudio_too(launch, kiln_weights):
     )  # fmt: skip
     parsed = OmegaConf.load(trial / "configs" / "parsed.yaml")
     assert parsed.system.prompt_processor.domain_model == "porcelain" and torch.load(trial / "ckpts" / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+ENGINE_VIEWS = ["height=16", "width=16", "eval_height=8", "eval_width=8", "n_val_views=1"]
+ENGINE_SMALL = ["system.guidance.half_precision_weights=false", "system.geometry.pos_encoding_config.n_levels=4"]
+IN_THE_CHILD = """
+from tests.threestudio_doubles import import_threestudio
+import pytorch_lightning
+trainer, forced = pytorch_lightning.Trainer, dict(accelerator="cpu", devices=1, precision=32)
+pytorch_lightning.Trainer = lambda **kwargs: trainer(**kwargs | forced)
+import_threestudio({root!r})
+"""
+
+
+@pytest.mark.slow
+def test_the_engine_ends_with_a_run_folder_like_the_native_ones(threestudio, kiln_weights, tmp_path, monkeypatch, reference, capfd):
+    """Both launches are threestudio's own, in processes of their own, where Python's sitecustomize puts the doubles in CUDA's place."""
+    root, stage_config = os.environ["THREESTUDIO_ROOT"], threestudio_engine.stage_config
+    (tmp_path / "child").mkdir()
+    (tmp_path / "child" / "sitecustomize.py").write_text(IN_THE_CHILD.format(root=root))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "child"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    def small(stage, *args):
+        views = ["data.resolution_milestones=[]", "data.height=16", "data.width=16", "data.random_camera.resolution_milestones=[]",
+                 "data.random_camera.batch_size=2", *(f"data.random_camera.{view}" for view in ENGINE_VIEWS)]  # fmt: skip
+        views = views if stage == "init" else [f"data.{view}" for view in ENGINE_VIEWS]
+        return OmegaConf.merge(stage_config(stage, *args), OmegaConf.from_dotlist(views + ENGINE_SMALL))
+
+    monkeypatch.setattr(threestudio_engine, "stage_config", small)
+    settings = {"mesh": {"resolution": 32, "threshold": 1.0, "texture_size": 64}, "turntable": {"views": 2, "frames": 2, "size": 32, "samples": 32}}
+    make = lambda: text_to_3d("a vase", image=reference, steps=2, device="cpu", out=tmp_path / "out", overrides=settings, engine="threestudio",
+                              threestudio_root=root)  # fmt: skip
+    run = make()
+    for file in ("image.png", "init/views.png", "refine/views.png", "mesh.glb", "mesh.obj", "mesh.ply", "turntable.mp4", "run.json"):
+        assert (run.folder / file).is_file(), file
+    first, second = (torch.load(run.folder / stage / "threestudio" / "ckpts" / "last.ckpt", weights_only=True)["state_dict"] for stage in ("init", "refine"))
+    moved = (first["geometry.density_network.layers.0.weight"] - second["geometry.density_network.layers.0.weight"]).abs().max()
+    assert 0 < moved < 0.05, "refined for two steps from where the first stage ended"
+    record = json.loads((run.folder / "run.json").read_text())
+    assert record["engine"] == "threestudio" and record["prompt"] == "a vase" and {"init_reference_psnr", "mesh_faces"} <= record["metrics"].keys()
+    prompt = OmegaConf.load(run.folder / "refine" / "threestudio" / "configs" / "parsed.yaml").system.prompt_processor
+    assert prompt.prompt == "a vase" and prompt.domain_model.endswith("porcelain")
+    said = capfd.readouterr().err
+    assert "max_steps=2" in said and "a vase" in said, "the progress of both is shown"
+    before = (run.folder / "refine" / "threestudio.log").stat().st_mtime
+    assert make().folder == run.folder and (run.folder / "refine" / "threestudio.log").stat().st_mtime == before, "what is finished is kept"
+
+
+def test_a_launch_that_fails_ends_in_its_last_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(threestudio_engine, "START", "print('Loading ...'); import igloo")
+    with pytest.raises(UserError, match="exit code 1: .*No module named 'igloo'; all it said is in '.*threestudio.log'"):
+        threestudio_engine.launch(OmegaConf.create(), tmp_path, tmp_path, seed=0, quiet=True)
+
+
+def test_what_the_engine_lacks_is_one_clear_line(tmp_path, monkeypatch):
+    make = lambda **kwargs: text_to_3d("a vase", out=tmp_path, engine="threestudio", **kwargs)
+    with pytest.raises(UserError, match="--threestudio-root DIR"):
+        make()
+    with pytest.raises(UserError, match="no threestudio in"):
+        make(threestudio_root=tmp_path)
+    (tmp_path / "threestudio").mkdir()
+    (tmp_path / "launch.py").touch()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="needs an NVIDIA GPU"):
+        make(threestudio_root=tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(threestudio_engine, "NEEDED", ("torch", "tinycudann_of_mine"))
+    with pytest.raises(UserError, match="^tinycudann_of_mine is not installed"):
+        make(threestudio_root=tmp_path)
+    monkeypatch.setattr(threestudio_engine, "NEEDED", ())
+    with pytest.raises(UserError, match="'refine' has no effect on threestudio"):
+        make(threestudio_root=tmp_path, overrides=["refine.steps=3"])
+    assert {path.name for path in tmp_path.iterdir()} == {"threestudio", "launch.py"}, "found out before anything is made"
 
 
 def test_it_can_be_linked_into_custom(threestudio, tmp_path):

@@ -3,6 +3,8 @@
 import contextlib
 import importlib.abc
 import importlib.util
+import itertools
+import math
 import sys
 from types import ModuleType
 
@@ -16,15 +18,36 @@ IMPORTED_ONLY = ("tinycudann", "nvdiffrast", "envlight", "pysdf", "igl", "wandb"
 
 
 class Encoding(nn.Module):
-    """tinycudann's hash grid, as far as its shapes, its parameters and its gradients go."""
+    """tinycudann's hash grid, its parameters laid out and hashed as there; of other encodings the shape alone."""
 
     def __init__(self, n_input_dims: int, config: dict, dtype=torch.float32):
         super().__init__()
-        self.n_output_dims = config.get("n_levels", 4) * config.get("n_features_per_level", 4)
-        self.linear = nn.Linear(n_input_dims, self.n_output_dims)
+        self.config, self.hashed = config, "n_levels" in config
+        if not self.hashed:
+            self.n_output_dims = config["degree"] ** 2
+            self.linear = nn.Linear(n_input_dims, self.n_output_dims)
+            return
+        self.n_output_dims = config["n_levels"] * config["n_features_per_level"]
+        self.scales = [config["base_resolution"] * config["per_level_scale"] ** i - 1 for i in range(config["n_levels"])]
+        self.rows = [min(math.ceil((math.ceil(s) + 1) ** 3 / 8) * 8, 1 << config["log2_hashmap_size"]) for s in self.scales]
+        self.params = nn.Parameter(torch.empty(sum(self.rows) * config["n_features_per_level"]).uniform_(-1e-4, 1e-4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.sin(4 * self.linear(x))
+        if not self.hashed:
+            return torch.sin(4 * self.linear(x))
+        table, out = self.params.view(-1, self.config["n_features_per_level"]), []
+        for scale, rows in zip(self.scales, self.rows):
+            position = scale * x + 0.5
+            corners = position.detach().floor()[:, None] + torch.tensor(list(itertools.product((0, 1), repeat=3)))  # (N, 8, 3)
+            tent = (1 - (position[:, None] - corners).abs()).prod(-1, keepdim=True)
+            side, i = math.ceil(scale) + 1, corners.long()
+            if side**3 > rows:
+                row = i[..., 0] ^ (i[..., 1] * 2654435761) % 2**32 ^ (i[..., 2] * 805459861) % 2**32
+            else:
+                row = (i * torch.tensor([1, side, side**2])).sum(-1)
+            out.append((tent * table[row % rows]).sum(1))
+            table = table[rows:]
+        return torch.cat(out, -1)
 
 
 class OccGridEstimator(nn.Module):
