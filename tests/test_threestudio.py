@@ -121,6 +121,9 @@ def test_with_perp_neg_the_gradient_is_stable_diffusion_guidances(guidance, prom
     latents, with_perp_neg, without = torch.randn(1, 64, 64, 4), prompts(sd64, use_perp_neg=True), prompts(sd64)
     expected, got = (gradient(one, with_perp_neg, latents, view)[0] for one in (theirs, ours))
     assert torch.allclose(got, expected, atol=1e-4 * expected.abs().max().item())
+    assert torch.equal(gradient(guidance(sd64, control_scale=100.0, use_perp_neg=True), without, latents, view)[0], got), "turned on here or there"
+    with pytest.raises(UserError, match="needs view_dependent_prompting"):
+        gradient(guidance(sd64, view_dependent_prompting=False), with_perp_neg, latents, view)
     plain = gradient(ours, without, latents, view)[0]
     assert (got - plain).abs().max() > 0.01 * expected.abs().max(), "the avoided contexts say something"
 
@@ -217,8 +220,8 @@ def launch(threestudio, monkeypatch, tmp_path):
     forced = dict(accelerator="cpu", devices=1, precision=32)
     monkeypatch.setattr(pytorch_lightning, "Trainer", lambda **kwargs: trainer(**kwargs | forced))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    (tmp_path / "custom" / "threestudio-ingen3d").mkdir(parents=True)
-    (tmp_path / "custom" / "threestudio-ingen3d" / "__init__.py").write_text("import ingen3d.threestudio\n")
+    (tmp_path / "custom").mkdir()
+    (tmp_path / "custom" / "ingen3d.py").write_text("import ingen3d.threestudio\n")
     common = dict(gpu="0", typecheck=False, verbose=False, gradio=False, train=False, validate=False, test=False, export=False)
     small = ["trainer.max_steps=2", "trainer.val_check_interval=2", "system.guidance.half_precision_weights=false"]
     small += [f"system.geometry.pos_encoding_config.{key}" for key in ("n_levels=6", "log2_hashmap_size=13", "base_resolution=8", "per_level_scale=1.5")]
@@ -286,13 +289,28 @@ def test_the_baseline_trains_and_its_checkpoint_is_read_as_threestudio_reads_it(
         assert torch.allclose(colour, material.export(expected["features"])["albedo"], atol=1e-5) and colour.std() > 1e-3
 
 
-def test_the_kilns_models_refine_in_threestudio_too(launch, kiln_weights):
-    trial = launch(
-        "multi-guidance-refine", *SMALL_VIEWS, "system.prompt_processor.prompt=a vase", "system.weights=null",
-        "system.guidance.pretrained_model_name_or_path=kiln", "system.guidance.domain_model=porcelain",
-    )  # fmt: skip
-    parsed = OmegaConf.load(trial / "configs" / "parsed.yaml")
-    assert parsed.system.prompt_processor.domain_model == "porcelain" and torch.load(trial / "ckpts" / "last.ckpt", weights_only=True)["global_step"] == 2
+KILN = {
+    "zero123-init": ["data.default_fovy_deg=40", "data.default_camera_distance=3.2", "data.default_elevation_deg=20"],
+    "multi-guidance-refine": ["data.eval_fovy_deg=40", "data.eval_camera_distance=3.2", "data.eval_elevation_deg=20",
+                              "system.weights=null", "system.guidance.domain_model=porcelain"],
+    "dreamfusion-baseline": ["data.eval_fovy_deg=40", "data.eval_camera_distance=3.2", "data.fovy_range=[40,40]",
+                             "data.camera_distance_range=[3.0,3.4]", "data.center_perturb=0"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", KILN)
+def test_the_kilns_models_run_in_threestudio(launch, kiln_weights, reference, config):
+    """With the overrides that the configuration's head names."""
+    head = " ".join(line.strip("# \\\n") for line in open(CONFIGS / f"{config}.yaml") if line.startswith("#")).replace('"', "")
+    assert all(override in head for override in KILN[config] if override.startswith("data."))
+    if config == "zero123-init":
+        small = ["data.height=16", "data.width=16", "data.resolution_milestones=[]", "data.random_camera.resolution_milestones=[]",
+                 "data.random_camera.batch_size=2", "data.random_camera.n_test_views=1", *(f"data.random_camera.{view}" for view in ENGINE_VIEWS),
+                 f"data.image_path={reference}"]  # fmt: skip
+    else:
+        small = [*SMALL_VIEWS, "system.prompt_processor.prompt=a vase"]
+    trial = launch(config, "system.guidance.pretrained_model_name_or_path=kiln", *KILN[config], *small)
+    assert torch.load(trial / "ckpts" / "last.ckpt", weights_only=True)["global_step"] == 2
 
 
 ENGINE_VIEWS = ["height=16", "width=16", "eval_height=8", "eval_width=8", "n_val_views=1"]

@@ -6,6 +6,7 @@ import threestudio
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from core.domains import find_domain, load_domain_unet
+from core.errors import UserError
 from core.guidance import MultiGuidance, PerpNeg
 from core.presets import find_preset, wanted
 from core.terms import Term
@@ -29,6 +30,7 @@ class MultiGuidanceSDS(ScoreDistillation):
         domain_scale: float | None = None  # w_d
         control_scale: float | None = None  # w_c
         view_dependent_prompting: bool = True
+        use_perp_neg: bool = False  # threestudio's prompt processors have the same: either turns it on
 
     cfg: Config
 
@@ -52,7 +54,9 @@ class MultiGuidanceSDS(ScoreDistillation):
         views = cameras.elevation_deg, cameras.azimuth_deg, cameras.distance, self.cfg.view_dependent_prompting
         alphas = self.alphas if self.scheduler.config.prediction_type == "v_prediction" else None
         avoid = []
-        if prompt_utils.use_perp_neg:
+        if self.cfg.use_perp_neg or prompt_utils.use_perp_neg:
+            if not self.cfg.view_dependent_prompting:
+                raise UserError("Perp-Neg avoids other views' prompts: it needs view_dependent_prompting, or leave out use_perp_neg")
             contexts, weights = prompt_utils.get_text_embeddings_perp_neg(*views)  # (4B, T, d): text, empty, two to avoid per view; (B, 2)
             text, empty, others = contexts.split([len(cameras), len(cameras), weights.numel()])
             avoid = [Term(self.unet, others[j :: weights.shape[1]], weight, alphas) for j, weight in enumerate(weights.T)]
