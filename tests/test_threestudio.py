@@ -226,11 +226,11 @@ def launch(threestudio, monkeypatch, tmp_path):
     small = ["trainer.max_steps=2", "trainer.val_check_interval=2", "system.guidance.half_precision_weights=false"]
     small += [f"system.geometry.pos_encoding_config.{key}" for key in ("n_levels=6", "log2_hashmap_size=13", "base_resolution=8", "per_level_scale=1.5")]
 
-    def run(config: str, *overrides: str, export: Path | None = None) -> Path:
+    def run(config: str, *overrides: str, folder: Path = CONFIGS, export: Path | None = None) -> Path:
         if export is not None:
             launch.main(SimpleNamespace(**common | dict(export=True, config=str(export / "configs" / "parsed.yaml"))), [*overrides])
             return export
-        launch.main(SimpleNamespace(**common | dict(train=True, config=str(CONFIGS / f"{config}.yaml"))), [*small, *overrides])
+        launch.main(SimpleNamespace(**common | dict(train=True, config=str(folder / f"{config}.yaml"))), [*small, *overrides])
         (trial,) = (tmp_path / "outputs" / config).iterdir()
         assert (trial / "ckpts" / "last.ckpt").is_file()
         rows = list(csv.DictReader(open(next(trial.glob("csv_logs/*/metrics.csv")))))
@@ -287,6 +287,15 @@ def test_the_baseline_trains_and_its_checkpoint_is_read_as_threestudio_reads_it(
         expected = theirs(ours.unit * x)
         assert torch.allclose(density, ours.unit * expected["density"][:, 0], rtol=1e-4, atol=1e-5) and density.std() > 0.1
         assert torch.allclose(colour, material.export(expected["features"])["albedo"], atol=1e-5) and colour.std() > 1e-3
+
+
+def test_a_configuration_of_threestudios_own_runs_with_the_rule_in_the_place_of_its_guidance(launch, tiny_sd, domain):
+    launch(
+        "dreamfusion-sd", *SMALL_VIEWS, "system.guidance_type=multi-guidance-sds-guidance", f"system.guidance.domain_model={domain}",
+        "system.prompt_processor_type=in-domain-prompt-processor", "system.prompt_processor.prompt=a vase",
+        *(f"system.{part}.pretrained_model_name_or_path={tiny_sd}" for part in ("guidance", "prompt_processor")),
+        folder=Path(os.environ["THREESTUDIO_ROOT"]) / "configs",
+    )  # fmt: skip
 
 
 KILN = {
