@@ -224,7 +224,8 @@ def threestudio_stage(run: RunFolder, stage: str, config, root: Path, settings: 
         else:
             here = {"system": {"weights": str((run.path / "init" / last).resolve())}}
         field, grid = load_field(threestudio_engine.launch(OmegaConf.merge(config, here), root, partial.resolve(), seed, quiet), device)
-        finish_field(run, stage, mark, field, grid, reference, settings, {}, device)
+        losses = threestudio_engine.last_losses(partial / "threestudio")
+        finish_field(run, stage, mark, field, grid, reference, settings, losses, device)
     return *load_field(run.path / stage / last, device), mark
 
 

@@ -1,5 +1,6 @@
 """The two optimisation stages by threestudio: its own launch.py with configs/threestudio, each in a process of its own."""
 
+import csv
 import importlib.util
 import os
 import shutil
@@ -91,3 +92,10 @@ def launch(config: DictConfig, root: Path, folder: Path, seed: int, quiet: bool)
         words = log.read_text(errors="replace").split("\n")
         raise UserError(f"threestudio ended with exit code {process.returncode}: {next(filter(str.strip, reversed(words)), '')}; all it said is in '{log}'")
     return last
+
+
+def last_losses(trial: Path) -> dict[str, float]:
+    """What a trial logged of each loss at last, by threestudio's names; those with `_w` are weighted."""
+    with open(next(trial.glob("csv_logs/*/metrics.csv")), newline="") as file:
+        logged = [(key.removeprefix("train/loss_"), value) for row in csv.DictReader(file) for key, value in row.items() if key.startswith("train/loss_")]
+    return {name: float(value) for name, value in logged if value}

@@ -360,6 +360,7 @@ def test_the_engine_ends_with_a_run_folder_like_the_native_ones(threestudio, kil
     assert 0 < moved < 0.05, "refined for two steps from where the first stage ended"
     record = json.loads((run.folder / "run.json").read_text())
     assert record["engine"] == "threestudio" and record["prompt"] == "a vase" and {"init_reference_psnr", "mesh_faces"} <= record["metrics"].keys()
+    assert {"zero123_sds", "ref_rgb", "ref_mask"} <= record["stages"]["init"]["losses"].keys() and record["stages"]["refine"]["losses"]["sds"] > 0
     prompt = OmegaConf.load(run.folder / "refine" / "threestudio" / "configs" / "parsed.yaml").system.prompt_processor
     assert prompt.prompt == "a vase" and prompt.domain_model.endswith("porcelain")
     said = capfd.readouterr().err
