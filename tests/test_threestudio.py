@@ -12,10 +12,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from core.domains import find_domain
 from core.errors import UserError
 from core.null_text import NullTextUNet
+from core.presets import find_preset
 from ingen3d import text_to_3d, threestudio_engine
 from ingen3d.cameras import Cameras
+from ingen3d.settings import load_settings
 from ingen3d.threestudio_field import ThreestudioField
 from ingen3d.zero123 import Zero123
 
@@ -373,6 +376,15 @@ def test_a_launch_that_fails_ends_in_its_last_words(tmp_path, monkeypatch):
     monkeypatch.setattr(threestudio_engine, "START", "print('Loading ...'); import igloo")
     with pytest.raises(UserError, match="exit code 1: .*No module named 'igloo'; all it said is in '.*threestudio.log'"):
         threestudio_engine.launch(OmegaConf.create(), tmp_path, tmp_path, seed=0, quiet=True)
+
+
+def test_a_launch_finds_folders_that_were_named_from_where_it_does_not_run(tiny_sd, domain, monkeypatch):
+    monkeypatch.chdir(tiny_sd.parent)
+    found = find_preset(tiny_sd.name), find_domain(domain.name).folder
+    config = threestudio_engine.stage_config("refine", *found, "a vase: red", load_settings("sd15"), steps=None)
+    assert config.system.guidance.pretrained_model_name_or_path == str(tiny_sd) and config.system.guidance.domain_model == str(domain)
+    assert (config.data.eval_fovy_deg, config.data.eval_camera_distance, config.data.eval_elevation_deg) == (20.0, 3.8, 5.0)
+    assert OmegaConf.create(OmegaConf.to_yaml(config)).system.prompt_processor.prompt == "a vase: red"
 
 
 def test_what_the_engine_lacks_is_one_clear_line(tmp_path, monkeypatch):
