@@ -80,6 +80,20 @@ def train(base: Views, porcelain: Views, folder: Path, device: torch.device, ste
     return fit(vae, loss, steps, 1.5e-3, folder, ema=0.98, sample=sample, sample_every=500, quiet=quiet)
 
 
+def finish(vae: AutoencoderKL, base: Views, porcelain: Views, folder: Path, device: torch.device, steps: int, quiet: bool = False) -> AutoencoderKL:
+    """The decoder alone learns on, latents unchanged: six porcelain views to a base view, as porcelain's lines are what it still blurs."""
+    images = [torch.from_numpy(base.images), torch.from_numpy(porcelain.images)]
+    vae.train().requires_grad_(False)
+    for part in (vae.decoder, vae.post_quant_conv):
+        part.requires_grad_(True)
+
+    def loss(step):
+        x = torch.cat([batch(i, True, n, device) for i, n in zip(images, (1, 6))])
+        return losses(vae, x.contiguous(memory_format=torch.channels_last))
+
+    return fit(vae, loss, steps, 7e-4, folder, ema=0.98, quiet=quiet)
+
+
 @torch.inference_mode()
 def psnr(vae: AutoencoderKL, views: Views, device: torch.device) -> float:
     """Mean PSNR in dB over whole views on white."""

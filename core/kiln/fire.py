@@ -21,7 +21,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")) / "kiln"
 STAGES = ("data", "autoencoder", "clip", "prior", "porcelain", "zero123", "judge")
 OBJECTS = {"base": (1008, 3, 2), "porcelain": (384, 6, 0)}  # objects, photo views, wide views
-STEPS = {"autoencoder": 1550, "clip": 250, "prior": 2000, "porcelain": 100, "zero123": 450, "judge": 300}
+STEPS = {"autoencoder": 2900, "decoder": 1900, "clip": 250, "prior": 4400, "porcelain": 900, "zero123": 2800, "judge": 1500}
 
 
 class Kiln:
@@ -52,8 +52,9 @@ class Kiln:
         return folder
 
     def autoencoder(self) -> None:
-        vae = autoencoder.train(self.views("base"), self.views("porcelain"), self.cache / "autoencoder", self.device,
-                                self.steps["autoencoder"], self.quiet)
+        views = self.views("base"), self.views("porcelain")
+        vae = autoencoder.train(*views, self.cache / "autoencoder", self.device, self.steps["autoencoder"], self.quiet)
+        vae = autoencoder.finish(vae, *views, self.cache / "decoder", self.device, self.steps["decoder"], self.quiet)
         vae = vae.to(memory_format=torch.contiguous_format)
         sample = np.concatenate([self.views(w).images[::7][:300] for w in OBJECTS])
         vae.register_to_config(scaling_factor=float(vae.config.scaling_factor / autoencoder.encode_all(vae, sample, self.device).std()))
