@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("--accumulation", type=int, default=1, help="compute a batch in so many parts, for less memory")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     parser.add_argument("--learning-rate", type=float, help="the preset's by default: the paper's 1e-5 for sd15")
+    parser.add_argument("--snr-gamma", type=float, help="weigh noise levels by min-SNR, as diffusers' own training scripts do; 5 is usual")
+    parser.add_argument("--ema-decay", type=float, default=0.995, help="of the moving average that becomes the domain; nearer to 1 for longer runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--half", action="store_const", const=torch.float16, default=torch.float32, dest="dtype", help="write fp16 weights")
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="go on with a run that was stopped")

@@ -44,6 +44,7 @@ def train_domain(
     accumulation: int = 1,
     gradient_checkpointing: bool = False,
     learning_rate: float | None = None,
+    snr_gamma: float | None = None,
     feature_steps: int = 100,
     ema_decay: float = 0.995,
     sample_every: int = 250,
@@ -60,7 +61,8 @@ def train_domain(
     preset: the prior, a preset's name, a folder or a Hub id. out: the folder to write, by default where `find_domain(name)` looks.
     work: latents, checkpoints, loss.csv and sample grids, by default OUT.work. phrase: how prompts are said, with "{prompt}" in it.
     licence: of the domain's model, as the Hugging Face Hub names them, such as cc-by-4.0.
-    learning_rate: the preset's by default (the paper's 1e-5 for SD1.5). dtype: of the saved weights, which are the moving average.
+    learning_rate: the preset's by default (the paper's 1e-5 for SD1.5). snr_gamma: of min-SNR weighting (5 is usual), none by default.
+    dtype: of the saved weights, which are the moving average.
     accumulation: parts of a batch that are computed one after the other, and gradient_checkpointing: both for less memory, to the same end.
     tensorboard: write losses for it too, into `work`.
     A killed run goes on where it was, to the same weights, when called again; resume=False starts anew. Raises UserError.
@@ -82,7 +84,8 @@ def train_domain(
     if gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
     settings = {"name": name, "data": str(Path(data).resolve()), "prior": str(preset), "prior_weights": fingerprint(pipe.unet, pipe.vae),
-                "batch_size": batch_size, "learning_rate": learning_rate, "feature_steps": feature_steps, "ema_decay": ema_decay, "seed": seed}
+                "batch_size": batch_size, "learning_rate": learning_rate, "snr_gamma": snr_gamma, "feature_steps": feature_steps,
+                "ema_decay": ema_decay, "seed": seed}
     if state.is_main_process:
         open_work(work, settings, resume)
     state.wait_for_everyone()
@@ -98,7 +101,7 @@ def train_domain(
         unet = NullTextUNet.from_prior(pipe.unet, feature)
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        gradients = partial(denoising_gradients, unet, scheduler, latents, batch_size, accumulation, seed)
+        gradients = partial(denoising_gradients, unet, scheduler, latents, batch_size, accumulation, seed, snr_gamma=snr_gamma)
         sample = partial(save_samples, pipe, work, seed)
         history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample, sample_every, log, quiet)
     record = settings | {"images": len(latents) // 2, "steps": steps, "loss": sum(history[-50:]) / len(history[-50:]),
