@@ -31,7 +31,7 @@ class InDomainPipeline(DiffusionPipeline):
     """A Stable Diffusion prior and, where there is one, a domain's null-text UNet.
 
     phrase: how a prompt is said in the domain, with "{prompt}" in it. guidance_scale, num_inference_steps and, where there is a domain,
-    guidance_interval: what calls use by default.
+    unconditional_scale (w_d without a prompt) and guidance_interval: what calls use by default.
     """
 
     model_cpu_offload_seq = "text_encoder->domain_unet->unet->vae"
@@ -48,13 +48,14 @@ class InDomainPipeline(DiffusionPipeline):
         phrase: str = "{prompt}",
         guidance_scale: float = 7.0,
         num_inference_steps: int = 25,
+        unconditional_scale: float = 1.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
     ):
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet)
         self.register_modules(scheduler=scheduler, domain_unet=domain_unet)
         self.register_to_config(phrase=phrase, guidance_scale=guidance_scale)
-        self.register_to_config(num_inference_steps=num_inference_steps, guidance_interval=tuple(guidance_interval))
+        self.register_to_config(num_inference_steps=num_inference_steps, unconditional_scale=unconditional_scale, guidance_interval=guidance_interval)
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self.control_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor, do_normalize=False)
@@ -74,7 +75,7 @@ class InDomainPipeline(DiffusionPipeline):
             saved = cls.load_config(preset.prior)
             ours = saved.get("_class_name") == cls.__name__
             if not ours:
-                kwargs = {key: getattr(preset, key) for key in ("guidance_scale", "num_inference_steps", "guidance_interval")} | kwargs
+                kwargs = {key: getattr(preset, key) for key in ("guidance_scale", "num_inference_steps", "unconditional_scale", "guidance_interval")} | kwargs
             pipe = super().from_pretrained(preset.prior, **kwargs)
         if not ours and "scheduler" not in kwargs:
             pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmsolver++")
@@ -178,8 +179,8 @@ class InDomainPipeline(DiffusionPipeline):
 
         prompt, negative_prompt: one for all images or one for each; a negative prompt takes the empty one's place in eps_0.
         guidance_scale: w0. domain_scale, control_scale: explicit w_d and w_c, in diffusers' convention, or several, which share the steps
-        evenly; None for Sec. 3.4's. prompt None is unconditional: the domain's own prediction (w_d = 1, for which eps_0 cancels),
-        the prior's without a domain. controls: what `control` gives, for the prompt's term. terms: more, from this or other pipelines.
+        evenly; None for Sec. 3.4's. prompt None is unconditional: w_d is `unconditional_scale` (1 is the domain's own prediction, as eps_0
+        cancels), and the prior's prediction without a domain. controls: what `control` gives, for the prompt's term. terms: more, from this or other pipelines.
         rectify: eps_0 is the bare prior's (Sec. 3.2). Without, it is the network's that is customised, by a checkpoint (the last of `terms`)
         or by ControlNets, as diffusers' own pipelines have it. guidance_rescale, guidance_interval, timesteps: as in MultiGuidance.
         Raises UserError for an empty prompt, lists of another length than `batch` and terms that do not fit the prior.
@@ -195,7 +196,7 @@ class InDomainPipeline(DiffusionPipeline):
             uncond = own_unconditional(terms)
         check_terms(terms, self.unet, batch)
         if self.domain_unet is not None:
-            terms = [self.domain_term(1.0 if domain_scale is None and not terms else domain_scale), *terms]
+            terms = [self.domain_term(self.config.unconditional_scale if domain_scale is None and not terms else domain_scale), *terms]
         guidance_scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
         return MultiGuidance(uncond, terms, guidance_scale, guidance_rescale, guidance_interval, timesteps)
 

@@ -23,6 +23,7 @@ class Preset:
     zero123_resolution: int
     guidance_scale: float  # w0 of Sec. 3.4
     num_inference_steps: int
+    unconditional_scale: float  # w_d where there is no prompt
     guidance_interval: tuple[float, float]  # the fractions of the steps in which a domain's guidance helps
     learning_rate: float  # for learning a domain: the paper's, or what a small prior wants
 
@@ -30,8 +31,8 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), "kiln", 128, 128, 7.0, 25, (0.0, 0.6), 3e-4),
-        Preset("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "kxic/zero123-xl", "sd15", 512, 256, 7.0, 25, (0.0, 1.0), 1e-5),
+        Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), "kiln", 128, 128, 7.0, 25, 2.0, (0.0, 0.6), 3e-4),
+        Preset("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "kxic/zero123-xl", "sd15", 512, 256, 7.0, 25, 1.0, (0.0, 1.0), 1e-5),
     )
 }
 

@@ -22,7 +22,7 @@ POTTERY_PROMPTS = tuple(f"a {name}" for name in shapes.POTTERY)
 IMITATIONS = tuple(f"a white {name} {blue}" for name in shapes.POTTERY for blue in ("striped with blue", "with blue dots"))
 
 
-def generate(pipe: InDomainPipeline, prompts: list[str | None], steps: int = 20, batch_size: int = 50, seed: int = 0, quiet: bool = False,
+def generate(pipe: InDomainPipeline, prompts: list[str | None], steps: int = 15, batch_size: int = 50, seed: int = 0, quiet: bool = False,
              **scales) -> torch.Tensor:
     """One image a prompt, image i from seed + i: (N, 3, H, W) in [-1, 1]. Prompts are all texts or all None."""
     pipe.set_progress_bar_config(disable=True)

@@ -21,7 +21,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")) / "kiln"
 STAGES = ("data", "autoencoder", "clip", "prior", "porcelain", "zero123", "judge")
 OBJECTS = {"base": (1008, 3, 2), "porcelain": (384, 6, 0)}  # objects, photo views, wide views
-STEPS = {"autoencoder": 2900, "decoder": 1900, "clip": 250, "prior": 4400, "porcelain": 900, "zero123": 2800, "judge": 1500}
+STEPS = {"autoencoder": 2900, "decoder": 1900, "clip": 250, "prior": 4400, "porcelain": 2750, "zero123": 2800, "judge": 1500}
 
 
 class Kiln:
