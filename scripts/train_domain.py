@@ -1,4 +1,4 @@
-"""Learn a domain from a folder of images, without captions.
+"""Learn a domain from images, without captions.
 
 python scripts/train_domain.py --domain porcelain --data my/pictures
 accelerate launch --num_processes 2 scripts/train_domain.py --domain porcelain --data my/pictures
@@ -20,9 +20,10 @@ from core.training.domain import train_domain
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Learn a domain from a folder of images, without captions.")
+    parser = argparse.ArgumentParser(description="Learn a domain from images, without captions.")
     parser.add_argument("--domain", required=True, dest="name", help="the domain's name, for --domain later on")
-    parser.add_argument("--data", type=Path, required=True, help="the folder of images, or of tar files of them (WebDataset)")
+    parser.add_argument("--data", required=True, help="a folder of images, or of tar files of them (WebDataset), or a Hugging Face dataset by name")
+    parser.add_argument("--image-column", help="the dataset's column of images; by default its first one")
     parser.add_argument("--preset", default="kiln", help="the prior: kiln, sd15, a folder or a Hub id")
     parser.add_argument("--out", type=Path, help="the domain's folder; by default where --domain NAME finds it")
     parser.add_argument("--phrase", default="{prompt}", help="how prompts are said in this domain, such as 'a photo of {prompt}'")

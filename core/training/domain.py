@@ -20,11 +20,12 @@ from ..checkpoints import fingerprint
 from ..devices import find_device
 from ..domains import Domain, save_domain, unet_fingerprint, user_domains
 from ..errors import UserError
-from ..images import ImageFolder, contact_sheet
+from ..images import contact_sheet
 from ..interrupts import kept_in
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
 from ..presets import find_preset
+from .data import Pictures, encode, load_latents
 from .fit import denoising_gradients, fit
 from .text_feature import initial_features, optimise_text_feature
 
@@ -39,6 +40,7 @@ def train_domain(
     work: str | Path | None = None,
     phrase: str = "{prompt}",
     licence: str = "other",
+    image_column: str | None = None,
     steps: int = 1000,
     batch_size: int = 32,
     accumulation: int = 1,
@@ -55,8 +57,9 @@ def train_domain(
     tensorboard: bool = False,
     quiet: bool = False,
 ) -> Path:
-    """Learn the domain `name` from the images below the folder `data` or in its tar files; returns the domain's folder. `accelerate launch` shares the work.
+    """Learn the domain `name` from images alone; returns the domain's folder. `accelerate launch` shares the work.
 
+    data: a folder of images or of tar files of them, or a Hugging Face dataset by name; image_column: the dataset's, by default its first one.
     preset: the prior, a preset's name, a folder or a Hub id. out: the folder to write, by default where `find_domain(name)` looks.
     work: latents, checkpoints, loss.csv and sample grids, by default OUT.work. phrase: how prompts are said, with "{prompt}" in it.
     licence: of the domain's model, as the Hugging Face Hub names them, such as cc-by-4.0.
@@ -76,23 +79,25 @@ def train_domain(
     for key, value, least in (("steps", steps, 1), ("accumulation", accumulation, 1), ("batch size", batch_size, accumulation * state.num_processes)):
         if value < least:
             raise UserError(f"the {key} is {value}: give {least} or more")
-    next(iter(ImageFolder(data, 1)))  # a folder without an image is an error before anything is written
     pipe = InDomainPipeline.from_pretrained(preset).to(device)
     pipe.set_progress_bar_config(disable=True)
     if gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
-    settings = {"name": name, "data": str(Path(data).resolve()), "prior": str(preset), "prior_weights": fingerprint(pipe.unet, pipe.vae),
+    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    pictures, file = Pictures(data, pipe.unet.config.sample_size * pipe.vae_scale_factor, image_column), work / "latents.f32"
+    if not resume or not file.exists():
+        next(iter(pictures))  # a source without an image is an error before anything is written
+    settings = {"name": name, "data": pictures.source, "prior": str(preset), "prior_weights": fingerprint(pipe.unet, pipe.vae),
                 "batch_size": batch_size, "learning_rate": learning_rate, "feature_steps": feature_steps, "ema_decay": ema_decay, "seed": seed}
     if state.is_main_process:
         open_work(work, settings, resume)
     state.wait_for_everyone()
 
-    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
-    resolution = pipe.unet.config.sample_size * pipe.vae_scale_factor
-
     with kept_in(work), tensorboard_log(work / "tensorboard", tensorboard and state.is_main_process) as log:
         with state.main_process_first():  # the others find them in their files
-            latents = cached(work / "latents.safetensors", lambda: encode_folder(pipe, ImageFolder(data, resolution), quiet))
+            if not file.exists():
+                encode(pipe, pictures, file, quiet)
+            latents = load_latents(file, pipe.unet.config.in_channels, pipe.unet.config.sample_size)
             feature = cached(work / "text_feature.safetensors", lambda: optimise_text_feature(
                 pipe.unet, scheduler, latents, initial_features(pipe, name), feature_steps, batch_size, seed=seed, quiet=quiet))
         unet = NullTextUNet.from_prior(pipe.unet, feature)
@@ -101,11 +106,10 @@ def train_domain(
         gradients = partial(denoising_gradients, unet, scheduler, latents, batch_size, accumulation, seed)
         sample = partial(save_samples, pipe, work, seed)
         history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample, sample_every, log, quiet)
-    record = settings | {"images": len(latents) // 2, "steps": steps, "loss": sum(history[-50:]) / len(history[-50:]),
+    record = settings | {"data": pictures.name, "images": len(latents) // 2, "steps": steps, "loss": sum(history[-50:]) / len(history[-50:]),
                          "date": datetime.now(timezone.utc).date().isoformat()}
-    record["data"] = Path(data).name
     if state.is_main_process:
-        save_domain(Domain(out, name, phrase, found.name, resolution, licence, unet_fingerprint(pipe.unet), record), unet.to(dtype), feature)
+        save_domain(Domain(out, name, phrase, found.name, pictures.resolution, licence, unet_fingerprint(pipe.unet), record), unet.to(dtype), feature)
     state.wait_for_everyone()
     return out
 
@@ -144,16 +148,6 @@ def cached(file: Path, make: Callable[[], torch.Tensor]) -> torch.Tensor:
         save_file({"tensor": make().cpu().contiguous()}, file.with_suffix(".partial"))
         os.replace(file.with_suffix(".partial"), file)
     return load_file(file)["tensor"]
-
-
-@torch.no_grad()
-def encode_folder(pipe: InDomainPipeline, images: ImageFolder, quiet: bool) -> torch.Tensor:
-    """Latents of every image, then of every mirror image: (2 N, C, h, w)."""
-    upright, mirrored = [], []
-    for x in images.batches(16, quiet):
-        upright.append(pipe.encode_images(x).cpu())
-        mirrored.append(pipe.encode_images(x.flip(-1)).cpu())
-    return torch.cat(upright + mirrored)
 
 
 def save_samples(pipe: InDomainPipeline, work: Path, seed: int, unet: NullTextUNet, step: int) -> None:
