@@ -5,6 +5,7 @@ accelerate launch --num_processes 2 scripts/train_domain.py --domain porcelain -
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from core.domains import find_domain
 from core.errors import run_cli
 from core.progress import hide_loading_bars
 from core.training.domain import train_domain
+from core.training.fit import PRECISIONS
 
 
 def main() -> None:
@@ -33,6 +35,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--accumulation", type=int, default=1, help="compute a batch in so many parts, for less memory")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
+    parser.add_argument("--mixed-precision", default=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), choices=PRECISIONS,
+                        help="less memory and time, not on the CPU; by default what `accelerate launch` was given")
     parser.add_argument("--learning-rate", type=float, help="the preset's by default: the paper's 1e-5 for sd15")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--half", action="store_const", const=torch.float16, default=torch.float32, dest="dtype", help="write fp16 weights")

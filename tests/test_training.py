@@ -20,13 +20,14 @@ from core.errors import UserError
 from core.training import domain as domain_module
 from core.training.data import Pictures, load_latents
 from core.training.domain import train_domain
-from core.training.fit import denoising_gradients
+from core.training.fit import PRECISIONS, denoising_gradients, find_precision
 from core.training.text_feature import denoising_loss, draw, optimise_text_feature
 
 from .conftest import tiny_scheduler, tiny_unet
 
 ROOT = Path(__file__).parent.parent
 SHORT = dict(steps=6, batch_size=4, feature_steps=2, learning_rate=1e-3, sample_every=100, device="cpu", quiet=True)
+FULL = find_precision("no", torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +89,32 @@ def test_gradients_are_those_of_the_loss_in_however_many_parts(prediction_type):
     expected = {name: p.grad.clone() for name, p in unet.named_parameters() if p.grad is not None}
     for parts in (1, 2, 5):
         unet.zero_grad()
-        assert denoising_gradients(unet, scheduler, latents, 5, parts, seed=2, step=4) == pytest.approx(whole.item(), rel=1e-5)
+        assert denoising_gradients(unet, scheduler, latents, 5, parts, *FULL, seed=2, step=4) == pytest.approx(whole.item(), rel=1e-5)
         for name, parameter in unet.named_parameters():
             assert name not in expected or torch.allclose(parameter.grad, expected[name], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype, scale", [(torch.bfloat16, 1.0), (torch.float16, 1024.0)])
+def test_in_half_precision_gradients_are_about_the_same_in_fp32_and_scaled(dtype, scale):
+    torch.manual_seed(0)
+    unet, latents = NullTextUNet.from_prior(tiny_unet(), torch.randn(1, 1, 24)), torch.randn(9, 4, 8, 8)
+
+    def gradients(*precision):
+        unet.zero_grad()
+        loss = denoising_gradients(unet, tiny_scheduler(), latents, 5, 1, *precision, seed=0, step=0)
+        return loss, torch.cat([p.grad.flatten() for p in unet.parameters() if p.grad is not None])
+
+    loss, whole = gradients(*FULL)
+    half_loss, half = gradients(torch.autocast("cpu", dtype), torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale != 1))
+    assert half.dtype == torch.float32 and half_loss == pytest.approx(loss, rel=0.02) and half_loss != loss
+    assert torch.cosine_similarity(half, whole, dim=0) > 0.999 and half.norm() / whole.norm() == pytest.approx(scale, rel=0.02)
+
+
+def test_a_precision_that_is_not_there_is_said():
+    with pytest.raises(UserError, match="slower on the CPU"):
+        find_precision("bf16", torch.device("cpu"))
+    with pytest.raises(UserError, match="'fp8': give one of no, fp16, bf16"):
+        find_precision("fp8", torch.device("cuda"))
 
 
 @pytest.mark.slow
@@ -109,9 +133,16 @@ def test_two_processes_learn_what_one_does(tiny_sd, pictures, tmp_path):
     assert all((one[k] - two[k]).abs().mean() <= 1e-5 for k in one)  # the mean: AdamW makes whole steps of rounding where a gradient is almost 0
 
 
-@pytest.mark.parametrize("less_memory", [{}, dict(accumulation=3, gradient_checkpointing=True)])
+def half_precision(name, device):
+    """As on a GPU, with a scale that doubles at every step until it is too large for fp16."""
+    return torch.autocast("cpu", PRECISIONS[name]), torch.amp.GradScaler("cpu", init_scale=2.0**14, growth_interval=1, enabled=name == "fp16")
+
+
+@pytest.mark.parametrize("less_memory", [{}, dict(accumulation=3, gradient_checkpointing=True), dict(mixed_precision="fp16"), dict(mixed_precision="bf16")])
 def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(less_memory, tiny_sd, pictures, tmp_path, monkeypatch):
     how = SHORT | less_memory
+    if "mixed_precision" in how:
+        monkeypatch.setattr(domain_module, "find_precision", half_precision)
     whole = train_domain("clay", pictures, tiny_sd, tmp_path / "whole", **how)
 
     def interrupted(*args):

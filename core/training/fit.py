@@ -3,6 +3,7 @@
 import csv
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -14,20 +15,35 @@ from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
 from ..checkpoints import checkpointed, save_atomically
+from ..errors import UserError
 from ..null_text import NullTextUNet
 from .text_feature import add_noise, draw
 
 logger = logging.getLogger(__name__)
+PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # as accelerate names them
+
+
+def find_precision(name: str, device: torch.device) -> tuple[AbstractContextManager, torch.amp.GradScaler]:
+    """For the forward pass, and for the loss: fp16 loses small gradients unless it is scaled (Micikevicius et al. 2018). Raises UserError."""
+    if name not in PRECISIONS:
+        raise UserError(f"the mixed precision is '{name}': give one of {', '.join(PRECISIONS)}")
+    if name != "no" and device.type == "cpu":
+        raise UserError(f"the mixed precision is '{name}': half precision is slower on the CPU, not faster: leave it out, or give another --device")
+    try:
+        autocast = torch.autocast(device.type, PRECISIONS[name], enabled=name != "no")
+    except RuntimeError as error:
+        raise UserError(f"the mixed precision is '{name}', which this {device.type} has not: give fp16 or no") from error
+    return autocast, torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
 
 def fit(
     unet: NullTextUNet, gradients: Callable[[int], float], work: Path, steps: int, learning_rate: float, ema_decay: float,
-    checkpoint_seconds: float, sample: Callable[[NullTextUNet, int], None], sample_every: int,
+    checkpoint_seconds: float, sample: Callable[[NullTextUNet, int], None], sample_every: int, scaler: torch.amp.GradScaler,
     log: Callable[[str, float, int], None] = lambda *_: None, quiet: bool = False,
 ) -> list[float]:
     """Train `unet` at a constant learning rate. Leaves the moving average in it; returns every step's loss.
 
-    gradients: `(step) -> loss`, gives the parameters their gradients. log: `(name, value, step)`, of each loss. With randomness that is
+    gradients: `(step) -> loss`, gives the parameters their gradients, scaled by `scaler`. log: `(name, value, step)`, of each loss. With randomness that is
     seeded by the step's number, a resumed run is the same run. Of several processes the main one alone writes and samples.
     """
     unet.requires_grad_(True).train()
@@ -39,6 +55,7 @@ def fit(
         unet.load_state_dict(state["unet"])
         optimizer.load_state_dict(state["optimizer"])
         ema.load_state_dict(state["ema"])
+        scaler.load_state_dict(state.get("scaler", {}))  # there is none in runs from before mixed precision
         history = state["history"]
         if main:
             logger.info("goes on at step %d of %d", len(history), steps)
@@ -47,7 +64,8 @@ def fit(
     def save(step: int) -> None:
         if not main:
             return
-        save_atomically({"unet": unet.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema.state_dict(), "history": history}, checkpoint)
+        parts = {"unet": unet, "optimizer": optimizer, "ema": ema, "scaler": scaler}
+        save_atomically({name: part.state_dict() for name, part in parts.items()} | {"history": history}, checkpoint)
         with open(work / "loss.csv", "w", newline="") as file:
             csv.writer(file).writerows([("step", "loss"), *enumerate(history, 1)])
 
@@ -55,7 +73,8 @@ def fit(
     for step in checkpointed(bar, "domain", save, checkpoint_seconds):
         optimizer.zero_grad(set_to_none=True)
         history.append(gradients(step))
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         ema.step(unet.parameters())
         log("loss", history[-1], step + 1)
         bar.set_postfix(loss=f"{sum(history[-50:]) / len(history[-50:]):.4f}", refresh=False)
@@ -69,9 +88,10 @@ def fit(
 
 
 def denoising_gradients(
-    unet: NullTextUNet, scheduler: DDPMScheduler, latents: torch.Tensor, batch_size: int, accumulation: int, seed: int, step: int
+    unet: NullTextUNet, scheduler: DDPMScheduler, latents: torch.Tensor, batch_size: int, accumulation: int,
+    autocast: AbstractContextManager, scaler: torch.amp.GradScaler, seed: int, step: int,
 ) -> float:
-    """Give `unet` the gradients of the denoising loss on a step's batch of the latents (N, C, h, w), and return that loss.
+    """Give `unet` the gradients of the denoising loss on a step's batch of the latents (N, C, h, w), scaled by `scaler`, and return that loss.
 
     The batch, its noise and timesteps follow from `seed` and `step` alone. It is computed in `accumulation` parts on each process, by turns
     shared among the processes: how many there are changes gradients by rounding only.
@@ -82,9 +102,10 @@ def denoising_gradients(
     parts = zip(*(x.tensor_split(accumulation * state.num_processes) for x in batch))
     total = torch.zeros((), device=unet.device)
     for z_t, t, target in list(parts)[state.process_index :: state.num_processes]:
-        prediction = unet(z_t.to(unet.device), t.to(unet.device)).sample
+        with autocast:
+            prediction = unet(z_t.to(unet.device), t.to(unet.device)).sample
         loss = F.mse_loss(prediction.float(), target.to(unet.device).float()) * (len(z_t) / batch_size)
-        loss.backward()
+        scaler.scale(loss).backward()
         total += loss.detach()
     if state.num_processes > 1:
         for parameter in unet.parameters():
