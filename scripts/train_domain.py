@@ -38,11 +38,14 @@ def main() -> None:
     parser.add_argument("--mixed-precision", default=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), choices=PRECISIONS,
                         help="less memory and time, not on the CPU; by default what `accelerate launch` was given")
     parser.add_argument("--learning-rate", type=float, help="the preset's by default: the paper's 1e-5 for sd15")
+    parser.add_argument("--fid-every", type=int, metavar="STEPS", help="measure FID at intervals, and keep the weights of the lowest; not by default")
+    parser.add_argument("--fid-images", type=int, default=1000, help="on so many images (default: 1000)")
+    parser.add_argument("--patience", type=int, metavar="N", help="end the training when N measurements in a row brought no lower FID")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--half", action="store_const", const=torch.float16, default=torch.float32, dest="dtype", help="write fp16 weights")
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="go on with a run that was stopped")
     parser.add_argument("--device", help="cuda, mps or cpu; the best there is by default")
-    parser.add_argument("--tensorboard", action="store_true", help="write losses for TensorBoard too")
+    parser.add_argument("--tensorboard", action="store_true", help="write losses and FID for TensorBoard too")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     args = vars(parser.parse_args())
     if args["quiet"]:

@@ -17,7 +17,10 @@ from safetensors.torch import load_file, save_file
 from core import InDomainPipeline, NullTextUNet
 from core.domains import find_domain, unet_fingerprint, user_domains
 from core.errors import UserError
+from core.kiln import judge
+from core.presets import PRESETS
 from core.training import domain as domain_module
+from core.training.best import find_fid_features
 from core.training.data import Pictures, load_latents
 from core.training.domain import train_domain
 from core.training.fit import PRECISIONS, denoising_gradients, find_precision
@@ -161,6 +164,111 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(less_memory, tiny
     assert (tmp_path / "stopped.work" / "loss.csv").read_text() == (tmp_path / "whole.work" / "loss.csv").read_text()
 
 
+class Means(torch.nn.Module):
+    """Features that are quick to take: an image's mean colour."""
+
+    num_features = 3
+
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+def scripted(scores, seen):
+    """In place of `fid_measure`: gives these FIDs, and keeps the weights that it is shown."""
+    scores = iter(scores)
+    return lambda *_: lambda unet: seen.append([p.detach().clone() for p in unet.parameters()]) or next(scores)
+
+
+def parameters(folder):
+    return list(NullTextUNet.from_pretrained(folder / "unet").parameters())
+
+
+@pytest.mark.parametrize("patience, measured", [(None, 6), (2, 4)])
+def test_the_weights_of_the_lowest_fid_are_kept_and_patience_ends_the_training(patience, measured, tiny_sd, pictures, tmp_path, monkeypatch):
+    pytest.importorskip("torchmetrics")
+    seen = []
+    monkeypatch.setattr(domain_module, "find_fid_features", lambda _: Means())
+    monkeypatch.setattr(domain_module, "fid_measure", scripted([3.0, 1.0, 2.0, 1.0, 1.5, 1.25], seen))
+    for _ in range(2):  # called again, it has nothing more to do
+        out = train_domain("clay", pictures, tiny_sd, tmp_path / "clay", fid_every=1, patience=patience, **SHORT)
+        assert len(seen) == measured and all(torch.equal(a, b) for a, b in zip(parameters(out), seen[1], strict=True))
+        record = find_domain(out).training
+        assert (record["fid"], record["fid_step"], record["steps"]) == (1.0, 2, measured)
+        assert len(np.loadtxt(tmp_path / "clay.work" / "loss.csv", delimiter=",", skiprows=1)) == measured
+
+
+def test_a_stopped_run_with_fid_resumes_to_the_same_weights_and_they_have_the_fid_on_record(tiny_sd, pictures, tmp_path, monkeypatch):
+    measures = pytest.importorskip("core.evaluation.measures", exc_type=ImportError)
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    how = SHORT | dict(steps=9, fid_every=2, fid_images=5, patience=2, seed=3)
+    monkeypatch.setattr(domain_module, "find_fid_features", lambda _: Means())
+    whole = train_domain("clay", pictures, tiny_sd, tmp_path / "whole", tensorboard=True, **how)
+    for last in (2, 3):  # between measurements, and after one
+        def interrupted(*args, last=last):
+            if args[-1] == last:
+                signal.raise_signal(signal.SIGINT)
+            return denoising_gradients(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(domain_module, "denoising_gradients", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                train_domain("clay", pictures, tiny_sd, tmp_path / f"stopped-{last}", **how)
+        resumed = train_domain("clay", pictures, tiny_sd, tmp_path / f"stopped-{last}", **how)
+        assert all(torch.equal(a, b) for a, b in zip(parameters(whole), parameters(resumed), strict=True))
+        for name in ("fid.csv", "loss.csv"):
+            assert (tmp_path / f"stopped-{last}.work" / name).read_text() == (tmp_path / "whole.work" / name).read_text()
+
+    listed = np.loadtxt(tmp_path / "whole.work" / "fid.csv", delimiter=",", skiprows=1)
+    written = events.EventAccumulator(str(tmp_path / "whole.work" / "tensorboard")).Reload().Scalars("fid")
+    assert np.allclose([(event.step, event.value) for event in written], listed)
+    record, pipe = find_domain(whole).training, InDomainPipeline.from_pretrained(tiny_sd, domain=whole)
+    generators = [torch.Generator().manual_seed(3 + i) for i in range(5)]
+    images = pipe(None, num_images_per_prompt=5, generator=generators, output_type="pt").images * 2 - 1
+    assert measures.fid(Means(), torch.stack(list(Pictures(pictures, 16))), images) == pytest.approx(record["fid"], rel=1e-3)
+    assert record["fid"] == pytest.approx(listed[:, 1].min())
+
+
+def test_fid_is_of_the_judges_features_for_the_kiln_and_of_inceptions_otherwise(tmp_path, monkeypatch):
+    measures = pytest.importorskip("core.evaluation.measures", exc_type=ImportError)
+    assert PRESETS["kiln"].judge == str(judge.WEIGHTS) and PRESETS["sd15"].judge is None
+    judge.Judge().save(tmp_path / "judge.safetensors")
+    assert isinstance(find_fid_features(str(tmp_path / "judge.safetensors")), judge.Judge)
+    with pytest.raises(UserError, match="no judge in"):
+        find_fid_features(str(tmp_path / "none.safetensors"))
+    monkeypatch.setattr(measures, "NoTrainInceptionV3", lambda name, features: torch.nn.Flatten())
+    x = torch.tensor([-1.2, -1, 0, 1]).view(1, 1, 2, 2)
+    assert find_fid_features(None)(x).tolist() == [[0, 0, 128, 255]]
+
+    def without(error):
+        def raises(*_):
+            raise error
+
+        monkeypatch.setattr(measures, "NoTrainInceptionV3", raises)
+
+    without(ModuleNotFoundError("requires that `Torch-fidelity` is installed"))
+    with pytest.raises(UserError, match=r"torch-fidelity: pip install 'ingen3d\[fid\]'"):
+        find_fid_features(None)
+    without(OSError("no network"))
+    with pytest.raises(UserError, match="Inception.*no network"):
+        find_fid_features(None)
+
+
+def test_without_torchmetrics_its_absence_is_said(tiny_sd, pictures, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "core.evaluation.measures", None)
+    with pytest.raises(UserError, match=r"FID needs torchmetrics: pip install 'ingen3d\[fid\]'"):
+        train_domain("clay", pictures, tiny_sd, tmp_path / "clay", fid_every=2, **SHORT)
+    assert not (tmp_path / "clay.work").exists()
+
+
+def test_fid_to_a_single_picture_is_refused(tiny_sd, tmp_path, monkeypatch):
+    pytest.importorskip("torchmetrics")
+    monkeypatch.setattr(domain_module, "find_fid_features", lambda _: Means())
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "data" / "one.png")
+    with pytest.raises(UserError, match="one picture"):
+        train_domain("clay", tmp_path / "data", tiny_sd, tmp_path / "clay", fid_every=2, **SHORT)
+
+
 def test_every_picture_and_its_mirror_image_are_encoded_once(tiny_sd, pictures, tmp_path, monkeypatch):
     train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
     latents = load_latents(tmp_path / "clay.work" / "latents.f32", 4, 8)
@@ -187,6 +295,7 @@ def test_without_tensorboard_its_absence_is_said(tiny_sd, pictures, tmp_path, mo
 
 @pytest.mark.parametrize("wrong, said", [
     (dict(steps=0), "steps is 0"), (dict(accumulation=5), "batch size is 4: give 5"), (dict(accumulation=0), "accumulation is 0"),
+    (dict(fid_every=0), "interval of FID is 0"), (dict(fid_images=1), "images for FID is 1: give 2"), (dict(patience=2), "give --fid-every too"),
 ])
 def test_wrong_numbers_are_said(wrong, said, tiny_sd, pictures, tmp_path):
     with pytest.raises(UserError, match=said):

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,9 +13,8 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from diffusers import DDPMScheduler
-from safetensors.torch import load_file, save_file
 
-from ..checkpoints import fingerprint
+from ..checkpoints import cached, fingerprint
 from ..devices import find_device
 from ..domains import Domain, save_domain, unet_fingerprint, user_domains
 from ..errors import UserError
@@ -25,6 +23,7 @@ from ..interrupts import kept_in
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
 from ..presets import find_preset
+from .best import KeepBest, fid_measure, find_fid_features
 from .data import Pictures, encode, load_latents
 from .fit import denoising_gradients, find_precision, fit
 from .text_feature import initial_features, optimise_text_feature
@@ -50,6 +49,9 @@ def train_domain(
     feature_steps: int = 100,
     ema_decay: float = 0.995,
     sample_every: int = 250,
+    fid_every: int | None = None,
+    fid_images: int = 1000,
+    patience: int | None = None,
     checkpoint_seconds: float = 120,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
@@ -67,7 +69,8 @@ def train_domain(
     learning_rate: the preset's by default (the paper's 1e-5 for SD1.5). dtype: of the saved weights, which are the moving average.
     accumulation: parts of a batch that are computed one after the other, and gradient_checkpointing: both for less memory, to the same end.
     mixed_precision: "bf16" or "fp16", off the CPU: less memory and time, while weights, their average and text feature stay in fp32.
-    tensorboard: write losses for it too, into `work`.
+    fid_every: steps from one measurement of FID to the next, on `fid_images` images; what is saved is the average where it was lowest.
+    patience: end the training after so many measurements without a lower one. tensorboard: write losses and FID for it too, into `work`.
     A killed run goes on where it was, to the same weights, when called again; resume=False starts anew. Raises UserError.
     """
     out = Path(out) if out else user_domains() / name
@@ -78,10 +81,14 @@ def train_domain(
         raise UserError(f"the phrase '{phrase}' lacks the place for the prompt: write {{prompt}} in it")
     check_target(name, out)
     state, device = find_process(device)
-    autocast, scaler = find_precision(mixed_precision, device)
-    for key, value, least in (("steps", steps, 1), ("accumulation", accumulation, 1), ("batch size", batch_size, accumulation * state.num_processes)):
-        if value < least:
+    for key, value, least in (("steps", steps, 1), ("accumulation", accumulation, 1), ("batch size", batch_size, accumulation * state.num_processes),
+                              ("interval of FID", fid_every, 1), ("number of images for FID", fid_images, 2), ("patience", patience, 1)):
+        if value is not None and value < least:
             raise UserError(f"the {key} is {value}: give {least} or more")
+    autocast, scaler = find_precision(mixed_precision, device)
+    if patience and not fid_every:
+        raise UserError(f"the patience is {patience} measurements of FID, of which there are none: give --fid-every too")
+    extractor = find_fid_features(found.judge) if fid_every else None
     pipe = InDomainPipeline.from_pretrained(preset).to(device)
     pipe.set_progress_bar_config(disable=True)
     if gradient_checkpointing:
@@ -92,7 +99,7 @@ def train_domain(
         next(iter(pictures))  # a source without an image is an error before anything is written
     settings = {"name": name, "data": pictures.source, "prior": str(preset), "prior_weights": fingerprint(pipe.unet, pipe.vae),
                 "batch_size": batch_size, "learning_rate": learning_rate, "feature_steps": feature_steps, "ema_decay": ema_decay, "seed": seed,
-                "mixed_precision": mixed_precision}
+                "mixed_precision": mixed_precision} | ({"fid_images": fid_images} if fid_every else {})
     if state.is_main_process:
         open_work(work, settings, resume)
     state.wait_for_everyone()
@@ -102,16 +109,19 @@ def train_domain(
             if not file.exists():
                 encode(pipe, pictures, file, quiet)
             latents = load_latents(file, pipe.unet.config.in_channels, pipe.unet.config.sample_size)
-            feature = cached(work / "text_feature.safetensors", lambda: optimise_text_feature(
-                pipe.unet, scheduler, latents, initial_features(pipe, name), feature_steps, batch_size, seed=seed, quiet=quiet))
+            feature = cached(work / "text_feature.safetensors", lambda: {"tensor": optimise_text_feature(
+                pipe.unet, scheduler, latents, initial_features(pipe, name), feature_steps, batch_size, seed=seed, quiet=quiet)})["tensor"]
         unet = NullTextUNet.from_prior(pipe.unet, feature)
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         gradients = partial(denoising_gradients, unet, scheduler, latents, batch_size, accumulation, autocast, scaler, seed)
-        sample = partial(save_samples, pipe, work, seed)
-        history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample, sample_every, scaler, log, quiet)
-    record = settings | {"data": pictures.name, "images": len(latents) // 2, "steps": steps, "loss": sum(history[-50:]) / len(history[-50:]),
-                         "date": datetime.now(timezone.utc).date().isoformat()}
+        best = fid_every and KeepBest(fid_measure(pipe, pictures, work / "fid.safetensors", extractor, fid_images, seed, autocast, quiet), fid_every, patience)
+        history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, partial(save_samples, pipe, work, seed), sample_every,
+                      scaler, best, log, quiet)
+    record = settings | {"data": pictures.name, "images": len(latents) // 2, "steps": len(history), "loss": sum(history[-50:]) / len(history[-50:]),
+                         "processes": state.num_processes, "date": datetime.now(timezone.utc).date().isoformat()}
+    if best and best.scores:
+        record["fid_step"], record["fid"] = best.best
     if state.is_main_process:
         save_domain(Domain(out, name, phrase, found.name, pictures.resolution, licence, unet_fingerprint(pipe.unet), record), unet.to(dtype), feature)
     state.wait_for_everyone()
@@ -144,14 +154,6 @@ def open_work(work: Path, settings: dict, resume: bool) -> None:
         if begun[key] != value:
             raise UserError(f"the run in {work} has {key} {begun[key]}, not {value}: give the same, or --no-resume to start anew")
     file.write_text(json.dumps(settings, indent=2))
-
-
-def cached(file: Path, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """A tensor made once and kept."""
-    if not file.exists():
-        save_file({"tensor": make().cpu().contiguous()}, file.with_suffix(".partial"))
-        os.replace(file.with_suffix(".partial"), file)
-    return load_file(file)["tensor"]
 
 
 def save_samples(pipe: InDomainPipeline, work: Path, seed: int, unet: NullTextUNet, step: int) -> None:
