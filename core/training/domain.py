@@ -88,7 +88,7 @@ def train_domain(
     autocast, scaler = find_precision(mixed_precision, device)
     if patience and not fid_every:
         raise UserError(f"the patience is {patience} measurements of FID, of which there are none: give --fid-every too")
-    extractor = find_fid_features(found.judge) if fid_every else None
+    extractor = find_fid_features(found.judge) if fid_every and state.is_main_process else None
     pipe = InDomainPipeline.from_pretrained(preset).to(device)
     pipe.set_progress_bar_config(disable=True)
     if gradient_checkpointing:
