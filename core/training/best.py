@@ -53,7 +53,7 @@ class KeepBest:
         return {"scores": self.scores, "weights": self.weights}
 
     def load_state_dict(self, state: dict) -> None:
-        self.scores, self.weights = list(state["scores"]), state["weights"]
+        self.scores, self.weights = state["scores"], [w.cpu() for w in state["weights"]]
 
 
 def find_fid_features(judge: str | None) -> nn.Module:

@@ -44,8 +44,8 @@ def fit(
 ) -> list[float]:
     """Train `unet` at a constant learning rate. Leaves the moving average in it, with `best` its best; returns every step's loss.
 
-    gradients: `(step) -> loss`, gives the parameters their gradients, scaled by `scaler`. log: `(name, value, step)`, of each loss. With randomness that is
-    seeded by the step's number, a resumed run is the same run. Of several processes the main one alone writes and samples.
+    gradients: `(step) -> loss`, gives the parameters their gradients, scaled by `scaler`. log: `(name, value, step)`, of each loss and FID. With
+    randomness that is seeded by the step's number, a resumed run is the same run. Of several processes the main one alone writes and samples.
     """
     unet.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(unet.parameters(), learning_rate)
