@@ -90,7 +90,7 @@ def load_domain_unet(domain: Domain, prior: UNet2DConditionModel) -> NullTextUNe
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"'{domain.folder}' holds no unet/*.safetensors; pickles (.bin, .ckpt, .pt) can run any code and are not loaded: save it anew")
     with wanted(str(folder), "a null-text UNet"):
-        unet = NullTextUNet.from_pretrained(folder, use_safetensors=True)
+        unet = NullTextUNet.from_pretrained(folder, torch_dtype=prior.dtype, use_safetensors=True)
     weights = domain.prior_unet and unet_fingerprint(prior)  # None for a domain that does not say: then sizes must do
     theirs, ours = (
         f"latents of {u.config.in_channels} channels, size {u.config.sample_size}" + (f", weights {w}" if w else "")
@@ -101,7 +101,7 @@ def load_domain_unet(domain: Domain, prior: UNet2DConditionModel) -> NullTextUNe
             f"domain '{domain.name}' was trained on another prior, '{domain.prior}' ({theirs}), than this one ({ours}): "
             "load that one, or train the domain anew with scripts/train_domain.py --preset"
         )
-    return unet.to(prior.device, prior.dtype).eval()
+    return unet.to(prior.device).eval()
 
 
 def unet_fingerprint(unet: UNet2DConditionModel) -> str:

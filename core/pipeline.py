@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 class InDomainPipeline(DiffusionPipeline):
     """A Stable Diffusion prior and, where there is one, a domain's null-text UNet.
 
-    phrase: how a prompt is said in the domain, with "{prompt}" in it. guidance_scale, num_inference_steps: what calls use by default.
+    phrase: how a prompt is said in the domain, with "{prompt}" in it. guidance_scale, num_inference_steps and, where there is a domain,
+    guidance_interval: what calls use by default.
     """
 
     model_cpu_offload_seq = "text_encoder->domain_unet->unet->vae"
@@ -47,11 +48,13 @@ class InDomainPipeline(DiffusionPipeline):
         phrase: str = "{prompt}",
         guidance_scale: float = 7.0,
         num_inference_steps: int = 25,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
     ):
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet)
         self.register_modules(scheduler=scheduler, domain_unet=domain_unet)
-        self.register_to_config(phrase=phrase, guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
+        self.register_to_config(phrase=phrase, guidance_scale=guidance_scale)
+        self.register_to_config(num_inference_steps=num_inference_steps, guidance_interval=tuple(guidance_interval))
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self.control_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor, do_normalize=False)
@@ -71,7 +74,7 @@ class InDomainPipeline(DiffusionPipeline):
             saved = cls.load_config(preset.prior)
             ours = saved.get("_class_name") == cls.__name__
             if not ours:
-                kwargs = {"guidance_scale": preset.guidance_scale, "num_inference_steps": preset.num_inference_steps} | kwargs
+                kwargs = {key: getattr(preset, key) for key in ("guidance_scale", "num_inference_steps", "guidance_interval")} | kwargs
             pipe = super().from_pretrained(preset.prior, **kwargs)
         if not ours and "scheduler" not in kwargs:
             pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmsolver++")
@@ -218,6 +221,7 @@ class InDomainPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple:
         """Images of a prompt in the domain; arguments as in diffusers' StableDiffusionPipeline, `guidance` as in `noise_predictor`.
 
+        guidance_interval: by default the pipeline's own where there is a domain, all steps where there is none.
         With a list of generators each image has its own noise and does not depend on what else is in the batch.
         output_type: "pil", "np" (B, H, W, 3) in [0, 1], "pt" (B, 3, H, W) in [0, 1] or "latent" (B, C, h, w).
         callback_on_step_end: `(pipe, step, t, {"latents"}) -> {"latents"}`.
@@ -239,6 +243,8 @@ class InDomainPipeline(DiffusionPipeline):
         scheduler = type(self.scheduler).from_config(self.scheduler.config, prediction_type="epsilon")
         start = 1.0 if image is None else strength
         timesteps = last_timesteps(scheduler, steps, start)
+        if guidance.get("guidance_interval") is None:
+            guidance["guidance_interval"] = (0.0, 1.0) if self.domain_unet is None else self.config.guidance_interval
         predict = self.noise_predictor(prompt, negative_prompt, batch, guidance_scale, timesteps=timesteps, **guidance)
         clean, mask = self.encode_edit(image, mask_image, batch, height, width, generator)
         if clean is not None:

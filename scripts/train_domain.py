@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("--mixed-precision", default=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), choices=PRECISIONS,
                         help="less memory and time, not on the CPU; by default what `accelerate launch` was given")
     parser.add_argument("--learning-rate", type=float, help="the preset's by default: the paper's 1e-5 for sd15")
+    parser.add_argument("--snr-gamma", type=float, help="weigh noise levels by min-SNR, as diffusers' own training scripts do; 5 is usual")
+    parser.add_argument("--ema-decay", type=float, default=0.995, help="of the moving average that becomes the domain; nearer to 1 for longer runs")
     parser.add_argument("--fid-every", type=int, metavar="STEPS", help="measure FID at intervals, and keep the weights of the lowest; not by default")
     parser.add_argument("--fid-images", type=int, default=1000, help="on so many images (default: 1000)")
     parser.add_argument("--patience", type=int, metavar="N", help="end the training when N measurements in a row brought no lower FID")

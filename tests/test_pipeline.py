@@ -64,6 +64,14 @@ def test_unconditional_sampling_in_a_domain_is_the_null_text_unet_alone(pipe, pr
     assert (unconditional - draw(pipe, None, domain_scale=2.0)).abs().max() > 1e-4 and called
 
 
+def test_the_pipelines_own_interval_is_taken_where_there_is_a_domain(pipe):
+    pipe.register_to_config(guidance_interval=(0.0, 0.5))
+    half, whole = (draw(pipe, "a vase", guidance_interval=interval) for interval in ((0.0, 0.5), (0.0, 1.0)))
+    assert torch.equal(draw(pipe, "a vase"), half) and not torch.equal(half, whole)
+    pipe.set_domain(None)
+    assert torch.equal(draw(pipe, "a vase"), draw(pipe, "a vase", guidance_interval=(0.0, 1.0)))
+
+
 def test_the_predictor_is_eq_3_over_prior_and_domain(pipe):
     z_t, t = torch.randn(2, 4, 8, 8), torch.tensor([100, 800])
     with torch.no_grad():

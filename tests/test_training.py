@@ -24,7 +24,7 @@ from core.training import domain as domain_module
 from core.training.best import find_fid_features
 from core.training.data import Pictures, load_latents
 from core.training.domain import train_domain
-from core.training.fit import PRECISIONS, denoising_gradients, find_precision
+from core.training.fit import PRECISIONS, denoising_gradients, find_precision, min_snr_weight
 from core.training.text_feature import denoising_loss, draw, optimise_text_feature
 
 from .conftest import tiny_scheduler, tiny_unet
@@ -98,6 +98,16 @@ def test_gradients_are_those_of_the_loss_in_however_many_parts(prediction_type):
             assert name not in expected or torch.allclose(parameter.grad, expected[name], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_min_snr_weighs_what_both_predictions_say_of_the_clean_latents_alike(prediction_type):
+    scheduler, t = tiny_scheduler(prediction_type=prediction_type), torch.arange(1000)
+    alpha_bar = scheduler.alphas_cumprod
+    of_clean = (alpha_bar / (1 - alpha_bar)).clamp(max=5)  # |x - x_theta|^2 is |eps - eps_theta|^2 / SNR, and |v - v_theta|^2 / (SNR + 1)
+    in_clean = 1 / (alpha_bar if prediction_type == "epsilon" else 1) * (1 - alpha_bar)
+    assert torch.allclose(min_snr_weight(scheduler, t, 5.0), of_clean * in_clean, rtol=1e-4)
+    assert (min_snr_weight(scheduler, t, None) == 1).all()
+
+
 @pytest.mark.parametrize("dtype, scale", [(torch.bfloat16, 1.0), (torch.float16, 1024.0)])
 def test_in_half_precision_gradients_are_about_the_same_in_fp32_and_scaled(dtype, scale):
     torch.manual_seed(0)
@@ -133,10 +143,10 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(less_memory, tiny
         monkeypatch.setattr(domain_module, "find_precision", half_precision)
     whole = train_domain("clay", pictures, tiny_sd, tmp_path / "whole", **how)
 
-    def interrupted(*args):
+    def interrupted(*args, **kwargs):
         if args[-1] == 2:
             signal.raise_signal(signal.SIGINT)
-        return denoising_gradients(*args)
+        return denoising_gradients(*args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(domain_module, "denoising_gradients", interrupted)
@@ -189,10 +199,10 @@ def test_a_stopped_run_with_fid_resumes_to_the_same_weights_and_they_have_the_fi
     monkeypatch.setattr(domain_module, "find_fid_features", lambda _: Means())
     whole = train_domain("clay", pictures, tiny_sd, tmp_path / "whole", tensorboard=True, **how)
     for last in (2, 3):  # between measurements, and after one
-        def interrupted(*args, last=last):
+        def interrupted(*args, last=last, **kwargs):
             if args[-1] == last:
                 signal.raise_signal(signal.SIGINT)
-            return denoising_gradients(*args)
+            return denoising_gradients(*args, **kwargs)
 
         with monkeypatch.context() as patch:
             patch.setattr(domain_module, "denoising_gradients", interrupted)

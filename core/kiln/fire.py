@@ -102,8 +102,8 @@ class Kiln:
 
         preset = "kiln" if self.weights == WEIGHTS else str(self.weights / "prior")
         train_domain("porcelain", self.porcelain_folder(), preset=preset, out=self.weights / "domains" / "porcelain",
-                     work=self.cache / "porcelain", steps=self.steps["porcelain"], learning_rate=3e-4, batch_size=16, dtype=torch.float16,
-                     licence="apache-2.0", device=self.device, quiet=self.quiet)
+                     work=self.cache / "porcelain", steps=self.steps["porcelain"], learning_rate=3e-4, snr_gamma=prior.MAX_SNR, ema_decay=0.999,
+                     batch_size=16, dtype=torch.float16, licence="apache-2.0", device=self.device, quiet=self.quiet)
 
     def zero123(self) -> None:
         records, folder = self.views("base").records, self.weights / "zero123"

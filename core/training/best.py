@@ -68,7 +68,7 @@ def find_fid_features(judge: str | None) -> nn.Module:
 def fid_measure(
     pipe: InDomainPipeline, pictures: Pictures, file: Path, extractor: nn.Module, count: int, seed: int, autocast: AbstractContextManager, quiet: bool
 ) -> Callable[[NullTextUNet], float]:
-    """`measure` for KeepBest: FID of `count` images of a domain's network alone, always from the same noise, to all the pictures, whose
+    """`measure` for KeepBest: FID of `count` unconditional images in the domain, always from the same noise, to all the pictures, whose
     statistics are kept in `file`. Of several processes the main one measures, and all get to know. Raises UserError for a single picture."""
     from ..evaluation.measures import fid_to, real_statistics
 

@@ -46,6 +46,7 @@ def train_domain(
     gradient_checkpointing: bool = False,
     mixed_precision: str = "no",
     learning_rate: float | None = None,
+    snr_gamma: float | None = None,
     feature_steps: int = 100,
     ema_decay: float = 0.995,
     sample_every: int = 250,
@@ -66,7 +67,8 @@ def train_domain(
     preset: the prior, a preset's name, a folder or a Hub id. out: the folder to write, by default where `find_domain(name)` looks.
     work: latents, checkpoints, loss.csv and sample grids, by default OUT.work. phrase: how prompts are said, with "{prompt}" in it.
     licence: of the domain's model, as the Hugging Face Hub names them, such as cc-by-4.0.
-    learning_rate: the preset's by default (the paper's 1e-5 for SD1.5). dtype: of the saved weights, which are the moving average.
+    learning_rate: the preset's by default (the paper's 1e-5 for SD1.5). snr_gamma: of min-SNR weighting (5 is usual), none by default.
+    dtype: of the saved weights, which are the moving average.
     accumulation: parts of a batch that are computed one after the other, and gradient_checkpointing: both for less memory, to the same end.
     mixed_precision: "bf16" or "fp16", off the CPU: less memory and time, while weights, their average and text feature stay in fp32.
     fid_every: steps from one measurement of FID to the next, on `fid_images` images; what is saved is the average where it was lowest.
@@ -98,8 +100,8 @@ def train_domain(
     if not resume or not file.exists():
         next(iter(pictures))  # a source without an image is an error before anything is written
     settings = {"name": name, "data": pictures.source, "prior": str(preset), "prior_weights": fingerprint(pipe.unet, pipe.vae),
-                "batch_size": batch_size, "learning_rate": learning_rate, "feature_steps": feature_steps, "ema_decay": ema_decay, "seed": seed,
-                "mixed_precision": mixed_precision} | ({"fid_images": fid_images} if fid_every else {})
+                "batch_size": batch_size, "learning_rate": learning_rate, "snr_gamma": snr_gamma, "feature_steps": feature_steps,
+                "ema_decay": ema_decay, "seed": seed, "mixed_precision": mixed_precision} | ({"fid_images": fid_images} if fid_every else {})
     if state.is_main_process:
         open_work(work, settings, resume)
     state.wait_for_everyone()
@@ -114,10 +116,12 @@ def train_domain(
         unet = NullTextUNet.from_prior(pipe.unet, feature)
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        gradients = partial(denoising_gradients, unet, scheduler, latents, batch_size, accumulation, autocast, scaler, seed)
-        best = fid_every and KeepBest(fid_measure(pipe, pictures, work / "fid.safetensors", extractor, fid_images, seed, autocast, quiet), fid_every, patience)
-        history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, partial(save_samples, pipe, work, seed), sample_every,
-                      scaler, best, log, quiet)
+        gradients = partial(denoising_gradients, unet, scheduler, latents, batch_size, accumulation, autocast, scaler, seed, snr_gamma=snr_gamma)
+        sample, best = partial(save_samples, pipe, work, seed), None
+        if fid_every:
+            measure = fid_measure(pipe, pictures, work / "fid.safetensors", extractor, fid_images, seed, autocast, quiet)
+            best = KeepBest(measure, fid_every, patience)
+        history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample, sample_every, scaler, best, log, quiet)
     record = settings | {"data": pictures.name, "images": len(latents) // 2, "steps": len(history), "loss": sum(history[-50:]) / len(history[-50:]),
                          "processes": state.num_processes, "date": datetime.now(timezone.utc).date().isoformat()}
     if best and best.scores:

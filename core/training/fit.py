@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import reduce
 from diffusers import DDPMScheduler
-from diffusers.training_utils import EMAModel
+from diffusers.training_utils import EMAModel, compute_snr
 from tqdm import tqdm
 
 from ..checkpoints import checkpointed, save_atomically
@@ -113,10 +113,11 @@ def averaged(unet: NullTextUNet, ema: EMAModel) -> Iterator[None]:
 
 def denoising_gradients(
     unet: NullTextUNet, scheduler: DDPMScheduler, latents: torch.Tensor, batch_size: int, accumulation: int,
-    autocast: AbstractContextManager, scaler: torch.amp.GradScaler, seed: int, step: int,
+    autocast: AbstractContextManager, scaler: torch.amp.GradScaler, seed: int, step: int, snr_gamma: float | None = None,
 ) -> float:
     """Give `unet` the gradients of the denoising loss on a step's batch of the latents (N, C, h, w), scaled by `scaler`, and return that loss.
 
+    snr_gamma: of min-SNR weighting, see `min_snr_weight`; None weighs all noise levels alike.
     The batch, its noise and timesteps follow from `seed` and `step` alone. It is computed in `accumulation` parts on each process, by turns
     shared among the processes: how many there are changes gradients by rounding only.
     """
@@ -128,7 +129,8 @@ def denoising_gradients(
     for z_t, t, target in list(parts)[state.process_index :: state.num_processes]:
         with autocast:
             prediction = unet(z_t.to(unet.device), t.to(unet.device)).sample
-        loss = F.mse_loss(prediction.float(), target.to(unet.device).float()) * (len(z_t) / batch_size)
+        errors = F.mse_loss(prediction.float(), target.to(unet.device).float(), reduction="none").mean((1, 2, 3))
+        loss = (errors * min_snr_weight(scheduler, t, snr_gamma).to(errors)).sum() / batch_size
         scaler.scale(loss).backward()
         total += loss.detach()
     if state.num_processes > 1:
@@ -137,3 +139,11 @@ def denoising_gradients(
                 parameter.grad = reduce(parameter.grad, "sum")
         total = reduce(total, "sum")
     return total.item()
+
+
+def min_snr_weight(scheduler: DDPMScheduler, t: torch.Tensor, gamma: float | None) -> torch.Tensor:
+    """Weights (B,) of losses at timesteps t (B,), for eps or v as the scheduler says (Hang et al. 2023): levels that only polish count less."""
+    if gamma is None:
+        return torch.ones(len(t))
+    snr = compute_snr(scheduler, t)
+    return snr.clamp(max=gamma) / (snr + 1 if scheduler.config.prediction_type == "v_prediction" else snr)
