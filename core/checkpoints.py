@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
@@ -19,6 +20,15 @@ def save_atomically(state: Any, file: Path) -> None:
     with open(partial, "wb", buffering=0) as stream:  # torch's own writer hides a full disk in a RuntimeError, Python's is an OSError
         torch.save(state, stream)
     partial.replace(file)
+
+
+def cached(file: Path, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Tensors made once and kept, as safetensors."""
+    if not file.exists():
+        partial = file.with_suffix(".partial")
+        save_file({name: tensor.cpu().contiguous() for name, tensor in make().items()}, partial)
+        partial.replace(file)
+    return load_file(file)
 
 
 def checkpointed(bar: tqdm, name: str, save: Callable[[int], None], seconds: float) -> Iterator[int]:

@@ -1,22 +1,15 @@
-"""Pictures in and out: one user's image, a folder of them, and sheets of results."""
+"""Pictures in and out: one user's image, tensors, and sheets of results."""
 
-import logging
 import math
-import tarfile
-from collections.abc import Iterable, Iterator, Sequence
-from io import BytesIO
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from .errors import UserError
-
-logger = logging.getLogger(__name__)
-MIN_SIDE = 32  # a picture smaller than this teaches a model nothing but blur
 
 
 def open_image(path: Path | BinaryIO) -> Image.Image:
@@ -62,62 +55,6 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def fit_square(image: Image.Image, resolution: int) -> Image.Image:
     """Shorter side to `resolution`, then the centre: (resolution, resolution) RGB."""
     return fit(image, (resolution, resolution))
-
-
-class ImageFolder:
-    """Every usable image below a folder or in a tar file (WebDataset's shards), read one at a time; unusable ones are named and skipped.
-
-    Iterating gives (3, resolution, resolution) float tensors in [-1, 1].
-    """
-
-    def __init__(self, folder: str | Path, resolution: int):
-        self.folder, self.resolution = Path(folder), resolution
-        if not self.folder.is_dir() and not (self.folder.is_file() and self.folder.suffix == ".tar"):
-            raise UserError(f"no such folder of images: {self.folder}")
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        used = 0
-        for name, file in files_in(self.folder):
-            try:
-                image = open_image(file)
-                if min(image.size) < MIN_SIDE:
-                    raise ValueError(f"{image.width} x {image.height} px is too small")
-            except Exception as error:  # decoders raise whatever they stumble over
-                logger.warning("skipped %s: %s", name, reason(error))
-                continue
-            used += 1
-            yield to_tensor(fit_square(image, self.resolution))
-        if not used:
-            raise UserError(f"{self.folder} holds no usable image: give a folder of PNG, JPEG or WebP files of at least {MIN_SIDE} px")
-
-    def batches(self, size: int, quiet: bool = True) -> Iterator[torch.Tensor]:
-        """(<= size, 3, resolution, resolution)."""
-        batch = []
-        for image in tqdm(self, "reading images", unit="image", disable=quiet):
-            batch.append(image)
-            if len(batch) == size:
-                yield torch.stack(batch)
-                batch = []
-        if batch:
-            yield torch.stack(batch)
-
-
-def files_in(folder: Path) -> Iterator[tuple[str, Path | BinaryIO]]:
-    """The name of every file below a folder and the file; for a tar file, those in it."""
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
-        if path.is_file() and not path.name.startswith("."):
-            yield from pictures_in(path) if path.suffix == ".tar" else [(str(path), path)]
-
-
-def pictures_in(shard: Path) -> Iterator[tuple[str, BinaryIO]]:
-    """The pictures of a tar file, as they come; captions and labels beside them are left alone."""
-    try:
-        with tarfile.open(shard, "r|") as files:
-            for member in files:
-                if member.isfile() and Path(member.name).suffix.lower() in Image.registered_extensions():
-                    yield f"{shard}/{member.name}", BytesIO(files.extractfile(member).read())
-    except (tarfile.TarError, OSError) as error:
-        logger.warning("skipped %s from here on: %s", shard, reason(error))
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:

@@ -26,12 +26,14 @@ class Preset:
     unconditional_scale: float  # w_d where there is no prompt
     guidance_interval: tuple[float, float]  # the fractions of the steps in which a domain's guidance helps
     learning_rate: float  # for learning a domain: the paper's, or what a small prior wants
+    judge: str | None = None  # the file of the network whose features FID is measured by, where it is not Inception
 
 
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), "kiln", 128, 128, 7.0, 25, 2.0, (0.0, 0.6), 3e-4),
+        Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), "kiln", 128, 128, 7.0, 25, 2.0, (0.0, 0.6), 3e-4,
+               str(WEIGHTS / "judge" / "model.safetensors")),
         Preset("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "kxic/zero123-xl", "sd15", 512, 256, 7.0, 25, 1.0, (0.0, 1.0), 1e-5),
     )
 }

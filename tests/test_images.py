@@ -1,7 +1,10 @@
 """Every picture that users have is read upright and in its colours, or named and skipped."""
 
 import logging
+import os
+import sys
 import tarfile
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -9,13 +12,14 @@ import torch
 from PIL import Image
 
 from core.errors import UserError
-from core.images import ImageFolder, contact_sheet, load_image, to_pil, to_tensor
+from core.images import contact_sheet, load_image, to_pil, to_tensor
+from core.training.data import Pictures
 
 SIZE = 64
 
 
 def read(folder) -> torch.Tensor:
-    return torch.stack(list(ImageFolder(folder, SIZE)))
+    return torch.stack(list(Pictures(folder, SIZE)))
 
 
 def test_all_kinds_of_files_come_out_as_their_colours(tmp_path):
@@ -87,7 +91,19 @@ def test_bad_files_are_named_and_skipped_and_none_left_is_an_error(tmp_path, cap
     with pytest.raises(UserError, match="no usable image"):
         read(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
-        ImageFolder(tmp_path / "missing", SIZE)
+        read(tmp_path / "missing")
+
+
+def test_a_folder_is_read_as_it_is_walked_through(tmp_path, monkeypatch):
+    for name in ("a/0", "a/b/1", "c/2", ".hidden/3"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / f"{name}.png")
+    listed, listdir = [], os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: listed.append(folder.name) or listdir(folder))
+    pictures = iter(Pictures(tmp_path, SIZE))
+    next(pictures)
+    assert listed == [tmp_path.name, "a"]
+    assert len(list(pictures)) == 2 and listed == [tmp_path.name, "a", "b", "c"]
 
 
 def test_tar_shards_give_their_pictures_and_leave_what_is_beside_them(tmp_path, caplog):
@@ -107,6 +123,53 @@ def test_tar_shards_give_their_pictures_and_leave_what_is_beside_them(tmp_path, 
         assert [image.mean((1, 2)).argmax().item() for image in read(shards)] == [0, 1, 2]
     assert "b.tar/3.jpg" in caplog.text and "c.tar from here on" in caplog.text and ".txt" not in caplog.text
     assert torch.equal(read(shards / "a.tar"), read(shards)[:2])
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hugging Face Hub with one dataset, `me/colours`, read by the real library: red, a broken file, none at all, and green that lies beside the table."""
+    datasets = pytest.importorskip("datasets")
+
+    def load_dataset(name, split, streaming):
+        assert split == "train" and streaming
+        if name != "me/colours":
+            raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist on the Hub\nand more")
+        return datasets.Dataset.from_dict({"caption": list("abcd"), "picture": rows}, features=features).to_iterable_dataset()
+
+    def fill(folder):
+        Image.new("RGB", (40, 40), "lime").save(folder / "green.png")
+        encoded = BytesIO()
+        Image.new("RGB", (40, 40), "red").save(encoded, "PNG")
+        rows.extend([{"bytes": encoded.getvalue(), "path": None}, {"bytes": b"broken", "path": None}, None, {"bytes": None, "path": str(folder / "green.png")}])
+
+    rows, features = [], datasets.Features({"caption": datasets.Value("string"), "picture": datasets.Image()})
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return fill
+
+
+def test_a_hugging_face_dataset_streams_its_pictures_by_name(hub, tmp_path, caplog):
+    hub(tmp_path)
+    for column in (None, "picture"):
+        pictures = Pictures("me/colours", SIZE, column)
+        with caplog.at_level(logging.WARNING):
+            assert [image.mean((1, 2)).argmax().item() for image in pictures] == [0, 1]
+    assert "me/colours, row 1" in caplog.text and "row 2" in caplog.text and pictures.name == pictures.source == "me/colours"
+
+
+def test_a_dataset_or_a_column_that_is_not_there_is_said(hub, tmp_path):
+    hub(tmp_path)
+    with pytest.raises(UserError, match="no column of images 'pictures': did you mean 'picture'.; its columns: caption, picture"):
+        list(Pictures("me/colours", SIZE, "pictures"))
+    with pytest.raises(UserError, match=r"'me/shapes' is no folder here.*doesn't exist on the Hub\)$"):
+        list(Pictures("me/shapes", SIZE))
+
+
+def test_without_the_datasets_library_its_absence_is_said_and_only_when_it_is_wanted(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"no folder 'me/colours'.*pip install 'ingen3d\[datasets\]'"):
+        list(Pictures("me/colours", SIZE))
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    assert len(read(tmp_path)) == 1
 
 
 def test_a_users_one_image_that_is_missing_or_no_image_is_said(tmp_path):

@@ -1,5 +1,6 @@
 """Learning a domain: where it starts, that it learns, and that a killed run ends like one that was not."""
 
+import inspect
 import logging
 import os
 import shutil
@@ -17,16 +18,20 @@ from safetensors.torch import load_file, save_file
 from core import InDomainPipeline, NullTextUNet
 from core.domains import find_domain, unet_fingerprint, user_domains
 from core.errors import UserError
-from core.images import ImageFolder
+from core.kiln import judge
+from core.presets import PRESETS
 from core.training import domain as domain_module
+from core.training.best import find_fid_features
+from core.training.data import Pictures, load_latents
 from core.training.domain import train_domain
-from core.training.fit import denoising_gradients, min_snr_weight
+from core.training.fit import PRECISIONS, denoising_gradients, find_precision, min_snr_weight
 from core.training.text_feature import denoising_loss, draw, optimise_text_feature
 
 from .conftest import tiny_scheduler, tiny_unet
 
 ROOT = Path(__file__).parent.parent
 SHORT = dict(steps=6, batch_size=4, feature_steps=2, learning_rate=1e-3, sample_every=100, device="cpu", quiet=True)
+FULL = find_precision("no", torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +93,7 @@ def test_gradients_are_those_of_the_loss_in_however_many_parts(prediction_type):
     expected = {name: p.grad.clone() for name, p in unet.named_parameters() if p.grad is not None}
     for parts in (1, 2, 5):
         unet.zero_grad()
-        assert denoising_gradients(unet, scheduler, latents, 5, parts, seed=2, step=4) == pytest.approx(whole.item(), rel=1e-5)
+        assert denoising_gradients(unet, scheduler, latents, 5, parts, *FULL, seed=2, step=4) == pytest.approx(whole.item(), rel=1e-5)
         for name, parameter in unet.named_parameters():
             assert name not in expected or torch.allclose(parameter.grad, expected[name], rtol=1e-3, atol=1e-6)
 
@@ -103,25 +108,39 @@ def test_min_snr_weighs_what_both_predictions_say_of_the_clean_latents_alike(pre
     assert (min_snr_weight(scheduler, t, None) == 1).all()
 
 
-@pytest.mark.slow
-def test_two_processes_learn_what_one_does(tiny_sd, pictures, tmp_path):
-    """Through the command line, with a batch that they cannot halve. `accelerate launch` starts several on GPUs only, torchrun here too."""
-    train_domain("clay", pictures, tiny_sd, tmp_path / "one", steps=4, batch_size=5, learning_rate=1e-3, device="cpu", quiet=True)
-    launch = "-m torch.distributed.run --standalone --nproc-per-node 2"
-    train = f"--domain clay --data {pictures} --preset {tiny_sd} --out {tmp_path}/two --steps 4 --batch-size 5 --learning-rate 1e-3 --device cpu --quiet"
-    command = [sys.executable, *launch.split(), str(ROOT / "scripts" / "train_domain.py"), *train.split()]
-    result = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("is in") == 1
-    one, two = (np.loadtxt(tmp_path / f"{which}.work" / "loss.csv", delimiter=",", skiprows=1) for which in ("one", "two"))
-    assert len(one) == 4 and np.allclose(one, two, rtol=1e-4)
-    one, two = (weights(tmp_path / which) for which in ("one", "two"))
-    assert all((one[k] - two[k]).abs().mean() <= 1e-5 for k in one)  # the mean: AdamW makes whole steps of rounding where a gradient is almost 0
+@pytest.mark.parametrize("dtype, scale", [(torch.bfloat16, 1.0), (torch.float16, 1024.0)])
+def test_in_half_precision_gradients_are_about_the_same_in_fp32_and_scaled(dtype, scale):
+    torch.manual_seed(0)
+    unet, latents = NullTextUNet.from_prior(tiny_unet(), torch.randn(1, 1, 24)), torch.randn(9, 4, 8, 8)
+
+    def gradients(*precision):
+        unet.zero_grad()
+        loss = denoising_gradients(unet, tiny_scheduler(), latents, 5, 1, *precision, seed=0, step=0)
+        return loss, torch.cat([p.grad.flatten() for p in unet.parameters() if p.grad is not None])
+
+    loss, whole = gradients(*FULL)
+    half_loss, half = gradients(torch.autocast("cpu", dtype), torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale != 1))
+    assert half.dtype == torch.float32 and half_loss == pytest.approx(loss, rel=0.02) and half_loss != loss
+    assert torch.cosine_similarity(half, whole, dim=0) > 0.999 and half.norm() / whole.norm() == pytest.approx(scale, rel=0.02)
 
 
-@pytest.mark.parametrize("less_memory", [{}, dict(accumulation=3, gradient_checkpointing=True)])
+def test_a_precision_that_is_not_there_is_said():
+    with pytest.raises(UserError, match="slower on the CPU"):
+        find_precision("bf16", torch.device("cpu"))
+    with pytest.raises(UserError, match="'fp8': give one of no, fp16, bf16"):
+        find_precision("fp8", torch.device("cuda"))
+
+
+def half_precision(name, device):
+    """As on a GPU, with a scale that doubles at every step until it is too large for fp16."""
+    return torch.autocast("cpu", PRECISIONS[name]), torch.amp.GradScaler("cpu", init_scale=2.0**14, growth_interval=1, enabled=name == "fp16")
+
+
+@pytest.mark.parametrize("less_memory", [{}, dict(accumulation=3, gradient_checkpointing=True), dict(mixed_precision="fp16"), dict(mixed_precision="bf16")])
 def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(less_memory, tiny_sd, pictures, tmp_path, monkeypatch):
     how = SHORT | less_memory
+    if "mixed_precision" in how:
+        monkeypatch.setattr(domain_module, "find_precision", half_precision)
     whole = train_domain("clay", pictures, tiny_sd, tmp_path / "whole", **how)
 
     def interrupted(*args, **kwargs):
@@ -140,12 +159,142 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(less_memory, tiny
     assert (tmp_path / "stopped.work" / "loss.csv").read_text() == (tmp_path / "whole.work" / "loss.csv").read_text()
 
 
+class Means(torch.nn.Module):
+    """Features that are quick to take: an image's mean colour."""
+
+    num_features = 3
+
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+def scripted(scores, seen):
+    """In place of `fid_measure`: gives these FIDs, and keeps the weights that it is shown."""
+    scores = iter(scores)
+    return lambda *_: lambda unet: seen.append([p.detach().clone() for p in unet.parameters()]) or next(scores)
+
+
+def parameters(folder):
+    return list(NullTextUNet.from_pretrained(folder / "unet").parameters())
+
+
+@pytest.mark.parametrize("patience, measured", [(None, 6), (2, 4)])
+def test_the_weights_of_the_lowest_fid_are_kept_and_patience_ends_the_training(patience, measured, tiny_sd, pictures, tmp_path, monkeypatch):
+    pytest.importorskip("torchmetrics")
+    seen = []
+    monkeypatch.setattr(domain_module, "find_fid_features", lambda _: Means())
+    monkeypatch.setattr(domain_module, "fid_measure", scripted([3.0, 1.0, 2.0, 1.0, 1.5, 1.25], seen))
+    for _ in range(2):  # called again, it has nothing more to do
+        out = train_domain("clay", pictures, tiny_sd, tmp_path / "clay", fid_every=1, patience=patience, **SHORT)
+        assert len(seen) == measured and all(torch.equal(a, b) for a, b in zip(parameters(out), seen[1], strict=True))
+        record = find_domain(out).training
+        assert (record["fid"], record["fid_step"], record["steps"]) == (1.0, 2, measured)
+        assert len(np.loadtxt(tmp_path / "clay.work" / "loss.csv", delimiter=",", skiprows=1)) == measured
+
+
+def test_a_stopped_run_with_fid_resumes_to_the_same_weights_and_they_have_the_fid_on_record(tiny_sd, pictures, tmp_path, monkeypatch):
+    measures = pytest.importorskip("core.evaluation.measures", exc_type=ImportError)
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    how = SHORT | dict(steps=9, fid_every=2, fid_images=5, patience=2, seed=3)
+    monkeypatch.setattr(domain_module, "find_fid_features", lambda _: Means())
+    whole = train_domain("clay", pictures, tiny_sd, tmp_path / "whole", tensorboard=True, **how)
+    for last in (2, 3):  # between measurements, and after one
+        def interrupted(*args, last=last, **kwargs):
+            if args[-1] == last:
+                signal.raise_signal(signal.SIGINT)
+            return denoising_gradients(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(domain_module, "denoising_gradients", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                train_domain("clay", pictures, tiny_sd, tmp_path / f"stopped-{last}", **how)
+        resumed = train_domain("clay", pictures, tiny_sd, tmp_path / f"stopped-{last}", **how)
+        assert all(torch.equal(a, b) for a, b in zip(parameters(whole), parameters(resumed), strict=True))
+        for name in ("fid.csv", "loss.csv"):
+            assert (tmp_path / f"stopped-{last}.work" / name).read_text() == (tmp_path / "whole.work" / name).read_text()
+
+    listed = np.loadtxt(tmp_path / "whole.work" / "fid.csv", delimiter=",", skiprows=1)
+    written = events.EventAccumulator(str(tmp_path / "whole.work" / "tensorboard")).Reload().Scalars("fid")
+    assert np.allclose([(event.step, event.value) for event in written], listed)
+    record, pipe = find_domain(whole).training, InDomainPipeline.from_pretrained(tiny_sd, domain=whole)
+    generators = [torch.Generator().manual_seed(3 + i) for i in range(5)]
+    images = pipe(None, num_images_per_prompt=5, generator=generators, output_type="pt").images * 2 - 1
+    assert measures.fid(Means(), torch.stack(list(Pictures(pictures, 16))), images) == pytest.approx(record["fid"], rel=1e-3)
+    assert record["fid"] == pytest.approx(listed[:, 1].min())
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(tiny_sd, pictures, tmp_path, monkeypatch):
+    """Through the command line, with a batch that they cannot halve, and FID of quick features, which one measures for both."""
+    pytest.importorskip("torchmetrics")
+    how = dict(steps=4, batch_size=5, learning_rate=1e-3, fid_every=2, fid_images=3)
+    monkeypatch.setattr(domain_module, "find_fid_features", lambda _: Means())
+    train_domain("clay", pictures, tiny_sd, tmp_path / "one", device="cpu", quiet=True, **how)
+    quick = tmp_path / "quick.py"
+    quick.write_text("import runpy, torch\nfrom core.training import domain\n" + inspect.getsource(Means) + "domain.find_fid_features = lambda _: Means()\n"
+                     f"runpy.run_path({str(ROOT / 'scripts' / 'train_domain.py')!r}, run_name='__main__')\n")
+    launch = "-m accelerate.commands.launch --multi_gpu --num_machines 1 --num_processes 2 --mixed_precision no --dynamo_backend no"
+    train = f"--domain clay --data {pictures} --preset {tiny_sd} --out {tmp_path}/two --device cpu --quiet".split()
+    train += [text for key, value in how.items() for text in (f"--{key.replace('_', '-')}", str(value))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, *launch.split(), str(quick), *train], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("is in") == 1 and find_domain(tmp_path / "two").training["processes"] == 2
+    for name, rows in (("loss.csv", 4), ("fid.csv", 2)):
+        one, two = (np.loadtxt(tmp_path / f"{which}.work" / name, delimiter=",", skiprows=1) for which in ("one", "two"))
+        assert len(one) == rows and np.allclose(one, two, rtol=1e-4 if name == "loss.csv" else 1e-2)
+    one, two = (weights(tmp_path / which) for which in ("one", "two"))
+    assert all((one[k] - two[k]).abs().mean() <= 1e-5 for k in one)  # the mean: AdamW makes whole steps of rounding where a gradient is almost 0
+
+
+def test_fid_is_of_the_judges_features_for_the_kiln_and_of_inceptions_otherwise(tmp_path, monkeypatch):
+    measures = pytest.importorskip("core.evaluation.measures", exc_type=ImportError)
+    assert PRESETS["kiln"].judge == str(judge.WEIGHTS) and PRESETS["sd15"].judge is None
+    judge.Judge().save(tmp_path / "judge.safetensors")
+    assert isinstance(find_fid_features(str(tmp_path / "judge.safetensors")), judge.Judge)
+    with pytest.raises(UserError, match="no judge in"):
+        find_fid_features(str(tmp_path / "none.safetensors"))
+    monkeypatch.setattr(measures, "NoTrainInceptionV3", lambda name, features: torch.nn.Flatten())
+    x = torch.tensor([-1.2, -1, 0, 1]).view(1, 1, 2, 2)
+    assert find_fid_features(None)(x).tolist() == [[0, 0, 128, 255]]
+
+    def without(error):
+        def raises(*_):
+            raise error
+
+        monkeypatch.setattr(measures, "NoTrainInceptionV3", raises)
+
+    without(ModuleNotFoundError("requires that `Torch-fidelity` is installed"))
+    with pytest.raises(UserError, match=r"torch-fidelity: pip install 'ingen3d\[fid\]'"):
+        find_fid_features(None)
+    without(OSError("no network"))
+    with pytest.raises(UserError, match="Inception.*no network"):
+        find_fid_features(None)
+
+
+def test_without_torchmetrics_its_absence_is_said(tiny_sd, pictures, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "core.evaluation.measures", None)
+    with pytest.raises(UserError, match=r"FID needs torchmetrics: pip install 'ingen3d\[fid\]'"):
+        train_domain("clay", pictures, tiny_sd, tmp_path / "clay", fid_every=2, **SHORT)
+    assert not (tmp_path / "clay.work").exists()
+
+
+def test_fid_to_a_single_picture_is_refused(tiny_sd, tmp_path, monkeypatch):
+    pytest.importorskip("torchmetrics")
+    monkeypatch.setattr(domain_module, "find_fid_features", lambda _: Means())
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "data" / "one.png")
+    with pytest.raises(UserError, match="one picture"):
+        train_domain("clay", tmp_path / "data", tiny_sd, tmp_path / "clay", fid_every=2, **SHORT)
+
+
 def test_every_picture_and_its_mirror_image_are_encoded_once(tiny_sd, pictures, tmp_path, monkeypatch):
     train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
-    latents = load_file(tmp_path / "clay.work" / "latents.safetensors")["tensor"]
-    images = torch.stack(list(ImageFolder(pictures, 16)))
-    assert torch.allclose(latents, InDomainPipeline.from_pretrained(tiny_sd).encode_images(torch.cat([images, images.flip(-1)])), atol=1e-5)
-    monkeypatch.setattr(domain_module, "encode_folder", None)
+    latents = load_latents(tmp_path / "clay.work" / "latents.f32", 4, 8)
+    images, pipe = torch.stack(list(Pictures(pictures, 16))), InDomainPipeline.from_pretrained(tiny_sd)
+    assert torch.allclose(latents[::2], pipe.encode_images(images), atol=1e-5)
+    assert torch.allclose(latents[1::2], pipe.encode_images(images.flip(-1)), atol=1e-5)
+    monkeypatch.setattr(domain_module, "encode", None)
     train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT | {"steps": 7})
 
 
@@ -165,6 +314,7 @@ def test_without_tensorboard_its_absence_is_said(tiny_sd, pictures, tmp_path, mo
 
 @pytest.mark.parametrize("wrong, said", [
     (dict(steps=0), "steps is 0"), (dict(accumulation=5), "batch size is 4: give 5"), (dict(accumulation=0), "accumulation is 0"),
+    (dict(fid_every=0), "interval of FID is 0"), (dict(fid_images=1), "images for FID is 1: give 2"), (dict(patience=2), "give --fid-every too"),
 ])
 def test_wrong_numbers_are_said(wrong, said, tiny_sd, pictures, tmp_path):
     with pytest.raises(UserError, match=said):
@@ -203,7 +353,7 @@ def test_going_on_over_other_weights_of_the_same_prior_is_refused(tiny_sd, pictu
         train_domain("clay", pictures, prior, tmp_path / "clay", **SHORT)
 
 
-@pytest.mark.parametrize("stage", ["encode_folder", "optimise_text_feature"])
+@pytest.mark.parametrize("stage", ["encode", "optimise_text_feature"])
 def test_ctrl_c_before_the_training_loop_says_how_to_go_on(stage, tiny_sd, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(domain_module, stage, lambda *_, **__: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt, match="clay.work: run the same command again"):

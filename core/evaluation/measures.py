@@ -1,28 +1,78 @@
 """Distances between sets of images, by torchmetrics over any feature extractor."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import torch
 from torch import nn
-from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from ..errors import UserError
+from ..images import reason
 
-def _measure(metric, real: torch.Tensor, fake: torch.Tensor):
-    for images, is_real in ((real, True), (fake, False)):
-        for x in images.split(128):
-            metric.update(x, real=is_real)
-    return metric.compute()
+REAL = ("real_features_sum", "real_features_cov_sum", "real_features_num_samples")  # the part of torchmetrics' FID that stays the same
+
+
+class Inception(nn.Module):
+    """The features that FID is measured by in papers (Heusel et al. 2017), of images in [-1, 1]. Raises UserError where they cannot be had."""
+
+    num_features = 2048
+
+    def __init__(self):
+        super().__init__()
+        try:
+            self.net = NoTrainInceptionV3("inception-v3-compat", [str(self.num_features)])
+        except ModuleNotFoundError as error:
+            raise UserError("FID on this prior needs torch-fidelity: pip install 'ingen3d[fid]'") from error
+        except OSError as error:  # its weights are downloaded at first
+            raise UserError(f"could not get the weights of FID's Inception network ({reason(error)}): try again with a network") from error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(((x + 1) * 127.5).round().clamp(0, 255).byte())
+
+
+def find_extractor(judge: str | None) -> nn.Module:
+    """What FID is measured by: the kiln's judge in a file, or Inception. Raises UserError."""
+    if judge is None:
+        return Inception().eval()
+    from ..kiln.judge import Judge
+
+    return Judge.load(Path(judge))
 
 
 @torch.inference_mode()
+def real_statistics(extractor: nn.Module, real: Iterable[torch.Tensor], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+    """What `fid_to` needs to know of the real images, given in batches (B, 3, H, W) as the extractor takes them."""
+    metric = FrechetInceptionDistance(feature=extractor, sync_on_compute=False).to(device)
+    for x in real:
+        metric.update(x.to(device), real=True)
+    return {name: getattr(metric, name).cpu() for name in REAL}
+
+
+@torch.inference_mode()
+def fid_to(statistics: dict[str, torch.Tensor], extractor: nn.Module, fake: Iterable[torch.Tensor], device: torch.device | str = "cpu") -> float:
+    """Frechet distance of features (Heusel et al. 2017) of images in batches, to `real_statistics` of others."""
+    metric = FrechetInceptionDistance(feature=extractor, sync_on_compute=False).to(device)
+    for name, value in statistics.items():
+        setattr(metric, name, value.to(device))
+    for x in fake:
+        metric.update(x.to(device), real=False)
+    return float(metric.compute())
+
+
 def fid(extractor: nn.Module, real: torch.Tensor, fake: torch.Tensor) -> float:
-    """Frechet distance of features; images (N, 3, H, W) as the extractor takes them (Heusel et al. 2017)."""
-    return float(_measure(FrechetInceptionDistance(feature=extractor), real, fake))
+    """The same between two sets of images (N, 3, H, W)."""
+    return fid_to(real_statistics(extractor, real.split(128)), extractor, fake.split(128))
 
 
 @torch.inference_mode()
 def kid(extractor: nn.Module, real: torch.Tensor, fake: torch.Tensor, subsets: int = 50) -> float:
     """Kernel distance of features, unbiased also for a handful of images (Binkowski et al. 2018)."""
     metric = KernelInceptionDistance(feature=extractor, subsets=subsets, subset_size=min(len(real), len(fake)))
+    for images, is_real in ((real, True), (fake, False)):
+        for x in images.split(128):
+            metric.update(x, real=is_real)
     with torch.random.fork_rng():  # it draws its subsets: the same ones each time, so that the same images give the same figure
         torch.manual_seed(0)
-        return float(_measure(metric, real, fake)[0])
+        return float(metric.compute()[0])

@@ -1,11 +1,12 @@
-"""What a step of domain and text costs, against plain classifier-free guidance on the same prior."""
+"""What a step costs: of domain and text against plain classifier-free guidance, and of learning a domain against diffusers' fine-tuning."""
 
 import time
 from collections.abc import Callable
 from statistics import median
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
 from ..devices import default_dtype
@@ -13,6 +14,8 @@ from ..guidance import MultiGuidance
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
 from ..terms import Term
+from ..training.fit import denoising_gradients, find_precision
+from ..training.text_feature import denoising_loss
 
 
 def random_prior() -> UNet2DConditionModel:
@@ -37,18 +40,66 @@ def step_ratio(unet: UNet2DConditionModel, device: torch.device, batch: int, rep
         eps_0, eps_c = unet(torch.cat([z_t] * 2), t, encoder_hidden_states=torch.cat([empty, text])).sample.chunk(2)
         return eps_0 + 7.0 * (eps_c - eps_0)
 
-    steps = {"text": plain, "domain_and_text": lambda: rule(z_t, t)}
+    seconds = paired({"text": plain, "domain_and_text": lambda: rule(z_t, t)}, device, repeats, quiet)
+    return {"ratio": ratio(seconds["domain_and_text"], seconds["text"])} | {f"seconds_{name}": median(spent) for name, spent in seconds.items()}
+
+
+def training_ratio(pipe: InDomainPipeline, device: torch.device, batch: int, repeats: int, quiet: bool = False) -> dict[str, float]:
+    """Median over paired runs of (our images per second) / (those of diffusers' text-to-image fine-tuning of the same prior), and of each.
+
+    Ours learns from cached latents, without text. Theirs is a step of examples/text_to_image/train_text_to_image.py with --use_ema: it encodes
+    pictures and captions anew. In fp32, and without the reading of pictures, of which theirs does more.
+    """
+    pipe.to(device)
+    scheduler, generator = DDPMScheduler.from_config(pipe.scheduler.config), torch.Generator().manual_seed(0)
+    pixels = torch.rand(batch, 3, pipe.resolution, pipe.resolution, generator=generator).to(device) * 2 - 1
+    tokens = pipe.tokenizer(["a photo"] * batch, padding="max_length", return_tensors="pt").input_ids.to(device)
+    domain = NullTextUNet.from_prior(pipe.unet, pipe.encode_prompt([""])[:, :1])
+    latents = torch.randn(pipe.latent_shape(4 * batch), generator=generator)
+    full = find_precision("no", device)
+
+    def fine_tuning_loss() -> None:
+        with torch.no_grad():
+            clean = pipe.vae.encode(pixels).latent_dist.sample() * pipe.vae.config.scaling_factor
+            text = pipe.text_encoder(tokens)[0]
+        denoising_loss(lambda z_t, t: pipe.unet(z_t, t, text).sample, scheduler, clean, generator).backward()
+        torch.nn.utils.clip_grad_norm_(pipe.unet.parameters(), 1.0)
+
+    ours = trained(domain, lambda: denoising_gradients(domain, scheduler, latents, batch, 1, *full, seed=0, step=0))
+    seconds = paired({"diffusers": trained(pipe.unet, fine_tuning_loss), "ours": ours}, device, repeats, quiet)
+    return {"ratio": ratio(seconds["diffusers"], seconds["ours"])} | {f"images_per_second_{name}": batch / median(spent) for name, spent in seconds.items()}
+
+
+def trained(unet: UNet2DConditionModel, gradients: Callable[[], object]) -> Callable[[], None]:
+    """A whole step of training, with the optimizer and the moving average that both sides have."""
+    unet.requires_grad_(True).train()
+    optimizer, ema = torch.optim.AdamW(unet.parameters(), 1e-5), EMAModel(unet.parameters())
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        gradients()
+        optimizer.step()
+        ema.step(unet.parameters())
+
+    return step
+
+
+def paired(steps: dict[str, Callable], device: torch.device, repeats: int, quiet: bool) -> dict[str, list[float]]:
+    """Seconds of each of two steps, run in turn, so that the machine's pace is the same for both."""
     seconds = {name: [] for name in steps}
     for step in steps.values():  # the first calls choose kernels and take memory
         seconds_of(step, device)
     for i in tqdm(range(repeats), "pairs", disable=quiet):
         for name in sorted(steps, reverse=i % 2):  # each goes first in turn
             seconds[name].append(seconds_of(steps[name], device))
-    pairs = zip(seconds["domain_and_text"], seconds["text"], strict=True)
-    return {"ratio": median(both / plain for both, plain in pairs)} | {f"seconds_{name}": median(spent) for name, spent in seconds.items()}
+    return seconds
 
 
-def seconds_of(step: Callable[[], torch.Tensor], device: torch.device) -> float:
+def ratio(above: list[float], below: list[float]) -> float:
+    return median(a / b for a, b in zip(above, below, strict=True))
+
+
+def seconds_of(step: Callable[[], object], device: torch.device) -> float:
     begun = time.perf_counter()
     step()
     if device.type != "cpu":

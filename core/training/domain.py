@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,18 +13,19 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from diffusers import DDPMScheduler
-from safetensors.torch import load_file, save_file
 
-from ..checkpoints import fingerprint
+from ..checkpoints import cached, fingerprint
 from ..devices import find_device
 from ..domains import Domain, save_domain, unet_fingerprint, user_domains
 from ..errors import UserError
-from ..images import ImageFolder, contact_sheet
+from ..images import contact_sheet
 from ..interrupts import kept_in
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
 from ..presets import find_preset
-from .fit import denoising_gradients, fit
+from .best import KeepBest, fid_measure, find_fid_features
+from .data import Pictures, encode, load_latents
+from .fit import denoising_gradients, find_precision, fit
 from .text_feature import initial_features, optimise_text_feature
 
 logger = logging.getLogger(__name__)
@@ -39,15 +39,20 @@ def train_domain(
     work: str | Path | None = None,
     phrase: str = "{prompt}",
     licence: str = "other",
+    image_column: str | None = None,
     steps: int = 1000,
     batch_size: int = 32,
     accumulation: int = 1,
     gradient_checkpointing: bool = False,
+    mixed_precision: str = "no",
     learning_rate: float | None = None,
     snr_gamma: float | None = None,
     feature_steps: int = 100,
     ema_decay: float = 0.995,
     sample_every: int = 250,
+    fid_every: int | None = None,
+    fid_images: int = 1000,
+    patience: int | None = None,
     checkpoint_seconds: float = 120,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
@@ -56,15 +61,18 @@ def train_domain(
     tensorboard: bool = False,
     quiet: bool = False,
 ) -> Path:
-    """Learn the domain `name` from the images below the folder `data` or in its tar files; returns the domain's folder. `accelerate launch` shares the work.
+    """Learn the domain `name` from images alone; returns the domain's folder. `accelerate launch` shares the work.
 
+    data: a folder of images or of tar files of them, or a Hugging Face dataset by name; image_column: the dataset's, by default its first one.
     preset: the prior, a preset's name, a folder or a Hub id. out: the folder to write, by default where `find_domain(name)` looks.
     work: latents, checkpoints, loss.csv and sample grids, by default OUT.work. phrase: how prompts are said, with "{prompt}" in it.
     licence: of the domain's model, as the Hugging Face Hub names them, such as cc-by-4.0.
     learning_rate: the preset's by default (the paper's 1e-5 for SD1.5). snr_gamma: of min-SNR weighting (5 is usual), none by default.
     dtype: of the saved weights, which are the moving average.
     accumulation: parts of a batch that are computed one after the other, and gradient_checkpointing: both for less memory, to the same end.
-    tensorboard: write losses for it too, into `work`.
+    mixed_precision: "bf16" or "fp16", off the CPU: less memory and time, while weights, their average and text feature stay in fp32.
+    fid_every: steps from one measurement of FID to the next, on `fid_images` images; what is saved is the average where it was lowest.
+    patience: end the training after so many measurements without a lower one. tensorboard: write losses and FID for it too, into `work`.
     A killed run goes on where it was, to the same weights, when called again; resume=False starts anew. Raises UserError.
     """
     out = Path(out) if out else user_domains() / name
@@ -75,40 +83,51 @@ def train_domain(
         raise UserError(f"the phrase '{phrase}' lacks the place for the prompt: write {{prompt}} in it")
     check_target(name, out)
     state, device = find_process(device)
-    for key, value, least in (("steps", steps, 1), ("accumulation", accumulation, 1), ("batch size", batch_size, accumulation * state.num_processes)):
-        if value < least:
+    for key, value, least in (("steps", steps, 1), ("accumulation", accumulation, 1), ("batch size", batch_size, accumulation * state.num_processes),
+                              ("interval of FID", fid_every, 1), ("number of images for FID", fid_images, 2), ("patience", patience, 1)):
+        if value is not None and value < least:
             raise UserError(f"the {key} is {value}: give {least} or more")
-    next(iter(ImageFolder(data, 1)))  # a folder without an image is an error before anything is written
+    autocast, scaler = find_precision(mixed_precision, device)
+    if patience and not fid_every:
+        raise UserError(f"the patience is {patience} measurements of FID, of which there are none: give --fid-every too")
+    extractor = find_fid_features(found.judge) if fid_every and state.is_main_process else None
     pipe = InDomainPipeline.from_pretrained(preset).to(device)
     pipe.set_progress_bar_config(disable=True)
     if gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
-    settings = {"name": name, "data": str(Path(data).resolve()), "prior": str(preset), "prior_weights": fingerprint(pipe.unet, pipe.vae),
+    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    pictures, file = Pictures(data, pipe.unet.config.sample_size * pipe.vae_scale_factor, image_column), work / "latents.f32"
+    if not resume or not file.exists():
+        next(iter(pictures))  # a source without an image is an error before anything is written
+    settings = {"name": name, "data": pictures.source, "prior": str(preset), "prior_weights": fingerprint(pipe.unet, pipe.vae),
                 "batch_size": batch_size, "learning_rate": learning_rate, "snr_gamma": snr_gamma, "feature_steps": feature_steps,
-                "ema_decay": ema_decay, "seed": seed}
+                "ema_decay": ema_decay, "seed": seed, "mixed_precision": mixed_precision} | ({"fid_images": fid_images} if fid_every else {})
     if state.is_main_process:
         open_work(work, settings, resume)
     state.wait_for_everyone()
 
-    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
-    resolution = pipe.unet.config.sample_size * pipe.vae_scale_factor
-
     with kept_in(work), tensorboard_log(work / "tensorboard", tensorboard and state.is_main_process) as log:
         with state.main_process_first():  # the others find them in their files
-            latents = cached(work / "latents.safetensors", lambda: encode_folder(pipe, ImageFolder(data, resolution), quiet))
-            feature = cached(work / "text_feature.safetensors", lambda: optimise_text_feature(
-                pipe.unet, scheduler, latents, initial_features(pipe, name), feature_steps, batch_size, seed=seed, quiet=quiet))
+            if not file.exists():
+                encode(pipe, pictures, file, quiet)
+            latents = load_latents(file, pipe.unet.config.in_channels, pipe.unet.config.sample_size)
+            feature = cached(work / "text_feature.safetensors", lambda: {"tensor": optimise_text_feature(
+                pipe.unet, scheduler, latents, initial_features(pipe, name), feature_steps, batch_size, seed=seed, quiet=quiet)})["tensor"]
         unet = NullTextUNet.from_prior(pipe.unet, feature)
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        gradients = partial(denoising_gradients, unet, scheduler, latents, batch_size, accumulation, seed, snr_gamma=snr_gamma)
-        sample = partial(save_samples, pipe, work, seed)
-        history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample, sample_every, log, quiet)
-    record = settings | {"images": len(latents) // 2, "steps": steps, "loss": sum(history[-50:]) / len(history[-50:]),
-                         "date": datetime.now(timezone.utc).date().isoformat()}
-    record["data"] = Path(data).name
+        gradients = partial(denoising_gradients, unet, scheduler, latents, batch_size, accumulation, autocast, scaler, seed, snr_gamma=snr_gamma)
+        sample, best = partial(save_samples, pipe, work, seed), None
+        if fid_every:
+            measure = fid_measure(pipe, pictures, work / "fid.safetensors", extractor, fid_images, seed, autocast, quiet)
+            best = KeepBest(measure, fid_every, patience)
+        history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample, sample_every, scaler, best, log, quiet)
+    record = settings | {"data": pictures.name, "images": len(latents) // 2, "steps": len(history), "loss": sum(history[-50:]) / len(history[-50:]),
+                         "processes": state.num_processes, "date": datetime.now(timezone.utc).date().isoformat()}
+    if best and best.scores:
+        record["fid_step"], record["fid"] = best.best
     if state.is_main_process:
-        save_domain(Domain(out, name, phrase, found.name, resolution, licence, unet_fingerprint(pipe.unet), record), unet.to(dtype), feature)
+        save_domain(Domain(out, name, phrase, found.name, pictures.resolution, licence, unet_fingerprint(pipe.unet), record), unet.to(dtype), feature)
     state.wait_for_everyone()
     return out
 
@@ -134,29 +153,11 @@ def open_work(work: Path, settings: dict, resume: bool) -> None:
     if not resume and file.exists():
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
-    begun = json.loads(file.read_text()) if file.exists() else settings
+    begun = settings | (json.loads(file.read_text()) if file.exists() else {})  # what it does not say yet cannot differ
     for key, value in settings.items():
-        if begun.get(key) != value:
-            raise UserError(f"the run in {work} has {key} {begun.get(key)}, not {value}: give the same, or --no-resume to start anew")
+        if begun[key] != value:
+            raise UserError(f"the run in {work} has {key} {begun[key]}, not {value}: give the same, or --no-resume to start anew")
     file.write_text(json.dumps(settings, indent=2))
-
-
-def cached(file: Path, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """A tensor made once and kept."""
-    if not file.exists():
-        save_file({"tensor": make().cpu().contiguous()}, file.with_suffix(".partial"))
-        os.replace(file.with_suffix(".partial"), file)
-    return load_file(file)["tensor"]
-
-
-@torch.no_grad()
-def encode_folder(pipe: InDomainPipeline, images: ImageFolder, quiet: bool) -> torch.Tensor:
-    """Latents of every image, then of every mirror image: (2 N, C, h, w)."""
-    upright, mirrored = [], []
-    for x in images.batches(16, quiet):
-        upright.append(pipe.encode_images(x).cpu())
-        mirrored.append(pipe.encode_images(x.flip(-1)).cpu())
-    return torch.cat(upright + mirrored)
 
 
 def save_samples(pipe: InDomainPipeline, work: Path, seed: int, unet: NullTextUNet, step: int) -> None:

@@ -2,7 +2,8 @@
 
 import csv
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -14,21 +15,37 @@ from diffusers.training_utils import EMAModel, compute_snr
 from tqdm import tqdm
 
 from ..checkpoints import checkpointed, save_atomically
+from ..errors import UserError
 from ..null_text import NullTextUNet
+from .best import KeepBest
 from .text_feature import add_noise, draw
 
 logger = logging.getLogger(__name__)
+PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # as accelerate names them
+
+
+def find_precision(name: str, device: torch.device) -> tuple[AbstractContextManager, torch.amp.GradScaler]:
+    """For the forward pass, and for the loss: fp16 loses small gradients unless it is scaled (Micikevicius et al. 2018). Raises UserError."""
+    if name not in PRECISIONS:
+        raise UserError(f"the mixed precision is '{name}': give one of {', '.join(PRECISIONS)}")
+    if name != "no" and device.type == "cpu":
+        raise UserError(f"the mixed precision '{name}' is slower on the CPU, not faster: leave it out, or give another --device")
+    try:
+        autocast = torch.autocast(device.type, PRECISIONS[name], enabled=name != "no")
+    except RuntimeError as error:
+        raise UserError(f"this {device.type} device has no '{name}': give another --mixed-precision") from error
+    return autocast, torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
 
 def fit(
     unet: NullTextUNet, gradients: Callable[[int], float], work: Path, steps: int, learning_rate: float, ema_decay: float,
-    checkpoint_seconds: float, sample: Callable[[NullTextUNet, int], None], sample_every: int,
-    log: Callable[[str, float, int], None] = lambda *_: None, quiet: bool = False,
+    checkpoint_seconds: float, sample: Callable[[NullTextUNet, int], None], sample_every: int, scaler: torch.amp.GradScaler,
+    best: KeepBest | None = None, log: Callable[[str, float, int], None] = lambda *_: None, quiet: bool = False,
 ) -> list[float]:
-    """Train `unet` at a constant learning rate. Leaves the moving average in it; returns every step's loss.
+    """Train `unet` at a constant learning rate. Leaves the moving average in it, with `best` its best; returns every step's loss.
 
-    gradients: `(step) -> loss`, gives the parameters their gradients. log: `(name, value, step)`, of each loss. With randomness that is
-    seeded by the step's number, a resumed run is the same run. Of several processes the main one alone writes and samples.
+    gradients: `(step) -> loss`, gives the parameters their gradients, scaled by `scaler`. log: `(name, value, step)`, of each loss and FID. With
+    randomness that is seeded by the step's number, a resumed run is the same run. Of several processes the main one alone writes and samples.
     """
     unet.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(unet.parameters(), learning_rate)
@@ -39,7 +56,10 @@ def fit(
         unet.load_state_dict(state["unet"])
         optimizer.load_state_dict(state["optimizer"])
         ema.load_state_dict(state["ema"])
+        scaler.load_state_dict(state.get("scaler", {}))  # there is none in runs from before mixed precision
         history = state["history"]
+        if best and "best" in state:
+            best.load_state_dict(state["best"])
         if main:
             logger.info("goes on at step %d of %d", len(history), steps)
     PartialState().wait_for_everyone()  # all have read the checkpoint before it is written again
@@ -47,32 +67,55 @@ def fit(
     def save(step: int) -> None:
         if not main:
             return
-        save_atomically({"unet": unet.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema.state_dict(), "history": history}, checkpoint)
+        parts = {"unet": unet, "optimizer": optimizer, "ema": ema, "scaler": scaler} | ({"best": best} if best else {})
+        save_atomically({name: part.state_dict() for name, part in parts.items()} | {"history": history}, checkpoint)
         with open(work / "loss.csv", "w", newline="") as file:
             csv.writer(file).writerows([("step", "loss"), *enumerate(history, 1)])
+        if best:
+            with open(work / "fid.csv", "w", newline="") as file:
+                csv.writer(file).writerows([("step", "fid"), *best.scores])
 
     bar = tqdm(range(len(history), steps), "domain", initial=len(history), total=steps, disable=quiet or not main)
     for step in checkpointed(bar, "domain", save, checkpoint_seconds):
+        if best and best.has_converged:
+            save(step)
+            if main:
+                logger.info("no lower FID in %d measurements: ends at step %d", best.patience, step)
+            break
         optimizer.zero_grad(set_to_none=True)
         history.append(gradients(step))
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         ema.step(unet.parameters())
         log("loss", history[-1], step + 1)
         bar.set_postfix(loss=f"{sum(history[-50:]) / len(history[-50:]):.4f}", refresh=False)
-        if main and ((step + 1) % sample_every == 0 or step + 1 == steps):
-            ema.store(unet.parameters())
-            ema.copy_to(unet.parameters())
-            sample(unet, step + 1)
-            ema.restore(unet.parameters())
+        is_due = lambda every: (step + 1) % every == 0 or step + 1 == steps
+        if main and is_due(sample_every):
+            with averaged(unet, ema):
+                sample(unet, step + 1)
+        if best and is_due(best.every):
+            with averaged(unet, ema):
+                log("fid", best.look(unet, step + 1), step + 1)
     ema.copy_to(unet.parameters())
+    if best and best.weights:
+        best.copy_to(unet)
     return history
 
 
+@contextmanager
+def averaged(unet: NullTextUNet, ema: EMAModel) -> Iterator[None]:
+    """With the moving average in place of the weights."""
+    ema.store(unet.parameters())
+    ema.copy_to(unet.parameters())
+    yield
+    ema.restore(unet.parameters())
+
+
 def denoising_gradients(
-    unet: NullTextUNet, scheduler: DDPMScheduler, latents: torch.Tensor, batch_size: int, accumulation: int, seed: int, step: int,
-    snr_gamma: float | None = None,
+    unet: NullTextUNet, scheduler: DDPMScheduler, latents: torch.Tensor, batch_size: int, accumulation: int,
+    autocast: AbstractContextManager, scaler: torch.amp.GradScaler, seed: int, step: int, snr_gamma: float | None = None,
 ) -> float:
-    """Give `unet` the gradients of the denoising loss on a step's batch of the latents (N, C, h, w), and return that loss.
+    """Give `unet` the gradients of the denoising loss on a step's batch of the latents (N, C, h, w), scaled by `scaler`, and return that loss.
 
     snr_gamma: of min-SNR weighting, see `min_snr_weight`; None weighs all noise levels alike.
     The batch, its noise and timesteps follow from `seed` and `step` alone. It is computed in `accumulation` parts on each process, by turns
@@ -84,10 +127,11 @@ def denoising_gradients(
     parts = zip(*(x.tensor_split(accumulation * state.num_processes) for x in batch))
     total = torch.zeros((), device=unet.device)
     for z_t, t, target in list(parts)[state.process_index :: state.num_processes]:
-        prediction = unet(z_t.to(unet.device), t.to(unet.device)).sample
+        with autocast:
+            prediction = unet(z_t.to(unet.device), t.to(unet.device)).sample
         errors = F.mse_loss(prediction.float(), target.to(unet.device).float(), reduction="none").mean((1, 2, 3))
         loss = (errors * min_snr_weight(scheduler, t, snr_gamma).to(errors)).sum() / batch_size
-        loss.backward()
+        scaler.scale(loss).backward()
         total += loss.detach()
     if state.num_processes > 1:
         for parameter in unet.parameters():

@@ -1,0 +1,141 @@
+"""What a domain is learned from: pictures in folders, tar files and Hugging Face datasets, read one at a time, and their latents, kept on disk."""
+
+import logging
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from ..errors import UserError
+from ..images import fit_square, open_image, reason, to_tensor
+from ..pipeline import InDomainPipeline
+from ..presets import hub_errors, nearest
+
+logger = logging.getLogger(__name__)
+MIN_SIDE = 32  # a picture smaller than this teaches a model nothing but blur
+
+
+class Pictures:
+    """Every usable picture of a source, read one at a time; unusable ones are named and skipped.
+
+    source: a folder with pictures or tar files of them (WebDataset's shards) in it, one tar file, or the name of a Hugging Face dataset,
+    which is streamed. column: the dataset's column of images, by default its first one.
+    Iterating gives (3, resolution, resolution) float tensors in [-1, 1].
+    """
+
+    def __init__(self, source: str | Path, resolution: int, column: str | None = None):
+        self.source = str(Path(source).resolve() if Path(source).exists() else source)
+        self.resolution, self.column = resolution, column
+
+    @property
+    def name(self) -> str:
+        """What may be told to others: the folder's name without the way to it, or the dataset's."""
+        path = Path(self.source)
+        return path.name if path.exists() else self.source
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        used = 0
+        for name, file in self.files():
+            try:
+                image = open_image(file)
+                if min(image.size) < MIN_SIDE:
+                    raise ValueError(f"{image.width} x {image.height} px is too small")
+            except Exception as error:  # decoders raise whatever they stumble over
+                logger.warning("skipped %s: %s", name, reason(error))
+                continue
+            used += 1
+            yield to_tensor(fit_square(image, self.resolution))
+        if not used:
+            raise UserError(f"{self.source} holds no usable image: give a folder of PNG, JPEG or WebP files of at least {MIN_SIDE} px")
+
+    def files(self) -> Iterator[tuple[str, Path | BinaryIO]]:
+        """The name of every file and the file. Raises UserError for a source that is not there."""
+        path = Path(self.source)
+        if path.is_dir():
+            return files_in(path)
+        if path.is_file() and path.suffix == ".tar":
+            return files_in_tar(path)
+        if path.exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", self.source):
+            raise UserError(f"no such folder of images: {self.source}")
+        return files_in_dataset(self.source, self.column)
+
+    def batches(self, size: int, quiet: bool = True) -> Iterator[torch.Tensor]:
+        """(<= size, 3, resolution, resolution)."""
+        batch = []
+        for image in tqdm(self, "reading images", unit="image", disable=quiet):
+            batch.append(image)
+            if len(batch) == size:
+                yield torch.stack(batch)
+                batch = []
+        if batch:
+            yield torch.stack(batch)
+
+
+def files_in(folder: Path) -> Iterator[tuple[str, Path | BinaryIO]]:
+    """Every file below a folder, and those in its tar files. Of hundreds of thousands no more is held than the names in one folder."""
+    for name in sorted(os.listdir(folder)):  # a disk's own order differs from that of its copy
+        path = folder / name
+        if name.startswith(".") or path.is_symlink() and path.is_dir():  # a link to a folder may lead round in a circle
+            continue
+        if path.is_dir():
+            yield from files_in(path)
+        elif path.is_file():
+            yield from files_in_tar(path) if path.suffix == ".tar" else [(str(path), path)]
+
+
+def files_in_tar(shard: Path) -> Iterator[tuple[str, BinaryIO]]:
+    """The pictures of a tar file, as they come; captions and labels beside them are left alone."""
+    try:
+        with tarfile.open(shard, "r|") as files:
+            for member in files:
+                if member.isfile() and Path(member.name).suffix.lower() in Image.registered_extensions():
+                    yield f"{shard}/{member.name}", BytesIO(files.extractfile(member).read())
+    except (tarfile.TarError, OSError) as error:
+        logger.warning("skipped %s from here on: %s", shard, reason(error))
+
+
+def files_in_dataset(name: str, column: str | None) -> Iterator[tuple[str, BinaryIO]]:
+    """The pictures in the training split of a Hugging Face dataset, streamed. They come as files, for `open_image` to read like all others."""
+    try:
+        import datasets
+        import fsspec
+    except ImportError as error:
+        raise UserError(f"there is no folder '{name}', and Hugging Face datasets cannot be read: pip install 'ingen3d[datasets]'") from error
+    try:
+        rows = datasets.load_dataset(name, split="train", streaming=True)
+        columns = [key for key, feature in (rows.features or {}).items() if isinstance(feature, datasets.Image)]
+        if not columns or column not in (None, *columns):
+            wrong = f" '{column}'{nearest(column, columns)}" if column else ""
+            raise UserError(f"the dataset '{name}' has no column of images{wrong}; its columns: {', '.join(rows.features or ['unknown'])}")
+        column = column or columns[0]
+        for i, row in enumerate(rows.select_columns(column).cast_column(column, datasets.Image(decode=False))):
+            picture = row[column] or {"bytes": b"", "path": None}  # a row without one is skipped, as what is no picture is
+            if picture["bytes"] is None:
+                with fsspec.open(picture["path"]) as file:
+                    picture["bytes"] = file.read()
+            yield f"{name}, row {i}", BytesIO(picture["bytes"])
+    except (RuntimeError, datasets.exceptions.DatasetsError, *hub_errors()) as error:
+        raise UserError(f"'{name}' is no folder here, and no dataset that can be read from the Hugging Face Hub ({reason(error)[:160]})") from error
+
+
+@torch.no_grad()
+def encode(pipe: InDomainPipeline, pictures: Pictures, file: Path, quiet: bool) -> None:
+    """Write latents of every picture, each followed by its mirror image's, as bare fp32 numbers: all of them need not fit into memory."""
+    partial = file.with_suffix(".partial")
+    with open(partial, "wb") as stream:
+        for x in pictures.batches(16, quiet):
+            both = torch.stack([pipe.encode_images(x), pipe.encode_images(x.flip(-1))], 1)  # (B, 2, C, h, w)
+            stream.write(both.float().cpu().numpy().tobytes())
+    partial.replace(file)
+
+
+def load_latents(file: Path, channels: int, size: int) -> torch.Tensor:
+    """What `encode` wrote: (2 N, C, h, w), read from the disk where and when it is used."""
+    return torch.from_file(str(file), size=file.stat().st_size // 4).view(-1, channels, size, size)
