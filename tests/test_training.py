@@ -308,7 +308,7 @@ def test_tensorboard_gets_every_loss(tiny_sd, pictures, tmp_path):
 
 def test_without_tensorboard_its_absence_is_said(tiny_sd, pictures, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match="pip install tensorboard"):
+    with pytest.raises(UserError, match=r"pip install 'ingen3d\[train\]'"):
         train_domain("clay", pictures, tiny_sd, tmp_path / "clay", tensorboard=True, **SHORT)
 
 

@@ -176,6 +176,6 @@ def tensorboard_log(folder: Path, is_wanted: bool) -> Iterator[Callable[[str, fl
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UserError("TensorBoard is not installed: pip install tensorboard, or leave --tensorboard out") from error
+        raise UserError("TensorBoard is not installed: pip install 'ingen3d[train]', or leave --tensorboard out") from error
     with SummaryWriter(str(folder)) as writer:
         yield writer.add_scalar
