@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -112,18 +113,21 @@ def unet_fingerprint(unet: UNet2DConditionModel) -> str:
 def save_domain(domain: Domain, unet: NullTextUNet, feature: torch.Tensor) -> None:
     """The domain's folder, whole or not at all, in place of what was there."""
     out = domain.folder
-    partial, old = out.with_name(out.name + ".partial"), out.with_name(out.name + ".old")
-    shutil.rmtree(partial, ignore_errors=True)
-    unet.eval().save_pretrained(partial / "unet")
-    save_file({"text_feature": feature.cpu().contiguous()}, partial / "text_feature.safetensors")
-    record = {key: value for key, value in asdict(domain).items() if key != "folder"}
-    (partial / "domain.json").write_text(json.dumps(record, indent=2) + "\n")
-    (partial / "README.md").write_text(model_card(domain))
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    partial.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))  # a name that nobody has
+    new, old = scratch / "new", scratch / "old"
+    try:
+        unet.eval().save_pretrained(new / "unet")
+        save_file({"text_feature": feature.cpu().contiguous()}, new / "text_feature.safetensors")
+        record = {key: value for key, value in asdict(domain).items() if key != "folder"}
+        (new / "domain.json").write_text(json.dumps(record, indent=2) + "\n")
+        (new / "README.md").write_text(model_card(domain))
+        if out.exists():
+            out.rename(old)
+        new.rename(out)
+    finally:
+        if out.exists() or not old.exists():  # or else the old one is all there is
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def model_card(domain: Domain) -> str:
