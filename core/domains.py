@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from .checkpoints import fingerprint
 from .errors import UserError
+from .images import reason
 from .null_text import NullTextUNet
 from .presets import PRESETS, WEIGHTS, hub_errors, is_hub_id, nearest, wanted
 
@@ -42,8 +43,7 @@ class Domain:
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
             return str(api.upload_folder(repo_id=repo_id, folder_path=self.folder, allow_patterns=FILES, commit_message=commit_message))
         except hub_errors() as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise UserError(f"could not upload '{self.name}' to '{repo_id}' ({reason[:160]}): log in with `hf auth login`, then try again") from error
+            raise UserError(f"could not upload '{self.name}' to '{repo_id}' ({reason(error)[:160]}): log in with `hf auth login`, then try again") from error
 
 
 def find_domain(name: str | Path | None) -> Domain | None:
