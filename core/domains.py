@@ -30,7 +30,7 @@ class Domain:
     folder: Path
     name: str
     phrase: str  # how a prompt is said in this domain, such as "{prompt}, porcelain"
-    prior: str  # the preset, folder or Hub id that it was trained on
+    prior: str  # the preset or Hub id that it was trained on, or the name of the folder, not the way to it: this is published
     resolution: int
     licence: str = "other"  # as the Hub names them, such as cc-by-4.0
     prior_unet: str | None = None  # what tells the prior's weights from others, see `unet_fingerprint`
@@ -83,6 +83,12 @@ def read_domain(folder: Path) -> Domain:
     if "{prompt}" not in domain.phrase:
         raise UserError(f"the phrase '{domain.phrase}' in '{folder}/domain.json' lacks the place for the prompt: write {{prompt}} in it")
     return domain
+
+
+def public_name(source: str | Path) -> str:
+    """What may be told to others: the name of a file or folder without the way to it, a preset or a Hub id as it is."""
+    path = Path(source).resolve()
+    return path.name if path.exists() else str(source)
 
 
 def load_domain_unet(domain: Domain, prior: UNet2DConditionModel) -> NullTextUNet:

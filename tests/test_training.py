@@ -337,6 +337,26 @@ def test_a_learned_domain_is_found_by_its_name_and_holds_the_moving_average(tiny
     assert len(list(out.with_name("clay.work").glob("sample-*.png"))) == 1
 
 
+def test_of_a_prior_in_a_folder_the_name_alone_is_published(tiny_sd, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_sd, tmp_path / "my" / "prior")
+    for prior in ("my/prior", tmp_path / "my" / "prior"):  # the first looks like a Hub id
+        out = train_domain("clay", pictures, prior, tmp_path / "clay", resume=False, **SHORT | {"steps": 1})
+        assert find_domain(out).prior == find_domain(out).training["prior"] == "prior"
+        assert "base_model" not in (out / "README.md").read_text()
+        assert not any(path in (out / name).read_text() for name in ("domain.json", "README.md") for path in ("my/prior", str(tmp_path)))
+
+
+def test_of_a_prior_in_a_folder_the_name_alone_is_published(tiny_sd, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_sd, tmp_path / "my" / "prior")
+    for prior in ("my/prior", tmp_path / "my" / "prior"):  # the first looks like a Hub id
+        out = train_domain("clay", pictures, prior, tmp_path / "clay", resume=False, **SHORT | {"steps": 1})
+        assert find_domain(out).prior == find_domain(out).training["prior"] == "prior"
+        assert "base_model" not in (out / "README.md").read_text()
+        assert not any(path in (out / name).read_text() for name in ("domain.json", "README.md") for path in ("my/prior", str(tmp_path)))
+
+
 def test_going_on_with_other_settings_is_refused_and_starting_anew_is_not(tiny_sd, pictures, tmp_path):
     train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
     with pytest.raises(UserError, match="batch_size 4, not 2"):

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ..domains import public_name
 from ..errors import UserError
 from ..images import fit_square, open_image, reason, to_tensor
 from ..pipeline import InDomainPipeline
@@ -36,9 +37,8 @@ class Pictures:
 
     @property
     def name(self) -> str:
-        """What may be told to others: the folder's name without the way to it, or the dataset's."""
-        path = Path(self.source)
-        return path.name if path.exists() else self.source
+        """What may be told to others."""
+        return public_name(self.source)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         used = 0

@@ -16,7 +16,7 @@ from diffusers import DDPMScheduler
 
 from ..checkpoints import cached, fingerprint
 from ..devices import find_device
-from ..domains import Domain, save_domain, unet_fingerprint, user_domains
+from ..domains import Domain, public_name, save_domain, unet_fingerprint, user_domains
 from ..errors import UserError
 from ..images import contact_sheet
 from ..interrupts import kept_in
@@ -122,12 +122,13 @@ def train_domain(
             measure = fid_measure(pipe, pictures, work / "fid.safetensors", extractor, fid_images, seed, autocast, quiet)
             best = KeepBest(measure, fid_every, patience)
         history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample, sample_every, scaler, best, log, quiet)
-    record = settings | {"data": pictures.name, "images": len(latents) // 2, "steps": len(history), "loss": sum(history[-50:]) / len(history[-50:]),
+    prior = public_name(found.name)
+    record = settings | {"data": pictures.name, "prior": prior, "images": len(latents) // 2, "steps": len(history), "loss": sum(history[-50:]) / len(history[-50:]),
                          "processes": state.num_processes, "date": datetime.now(timezone.utc).date().isoformat()}
     if best and best.scores:
         record["fid_step"], record["fid"] = best.best
     if state.is_main_process:
-        save_domain(Domain(out, name, phrase, found.name, pictures.resolution, licence, unet_fingerprint(pipe.unet), record), unet.to(dtype), feature)
+        save_domain(Domain(out, name, phrase, prior, pictures.resolution, licence, unet_fingerprint(pipe.unet), record), unet.to(dtype), feature)
     state.wait_for_everyone()
     return out
 
