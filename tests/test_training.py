@@ -1,5 +1,6 @@
 """Learning a domain: where it starts, that it learns, and that a killed run ends like one that was not."""
 
+import errno
 import inspect
 import logging
 import os
@@ -23,7 +24,7 @@ from core.presets import PRESETS
 from core.training import domain as domain_module
 from core.training.best import find_fid_features
 from core.training.data import Pictures, load_latents
-from core.training.domain import train_domain
+from core.training.domain import open_work, train_domain
 from core.training.fit import PRECISIONS, denoising_gradients, find_precision, min_snr_weight
 from core.training.text_feature import denoising_loss, draw, optimise_text_feature
 
@@ -362,6 +363,24 @@ def test_going_on_with_other_settings_is_refused_and_starting_anew_is_not(tiny_s
     with pytest.raises(UserError, match="batch_size 4, not 2"):
         train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT | {"batch_size": 2})
     train_domain("clay", pictures, tiny_sd, tmp_path / "clay", resume=False, **SHORT | {"batch_size": 2})
+
+
+def test_settings_are_written_whole_where_they_change_alone_and_broken_ones_are_said(tmp_path, monkeypatch):
+    def full(file, text):
+        file.open("w").close()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    open_work(tmp_path, {"seed": 0}, resume=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        open_work(tmp_path, {"seed": 0}, resume=True)
+        with pytest.raises(OSError):
+            open_work(tmp_path, {"seed": 0, "new": 1}, resume=True)
+    with pytest.raises(UserError, match="seed 0, not 1"):
+        open_work(tmp_path, {"seed": 1}, resume=True)
+    (tmp_path / "settings.json").write_text("")
+    with pytest.raises(UserError, match="settings.json is broken.*delete it"):
+        open_work(tmp_path, {"seed": 0}, resume=True)
 
 
 def test_going_on_over_other_weights_of_the_same_prior_is_refused(tiny_sd, pictures, tmp_path):

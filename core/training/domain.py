@@ -14,7 +14,7 @@ import torch
 from accelerate import PartialState
 from diffusers import DDPMScheduler
 
-from ..checkpoints import cached, fingerprint
+from ..checkpoints import cached, fingerprint, write_atomically
 from ..devices import find_device
 from ..domains import Domain, public_name, save_domain, unet_fingerprint, user_domains
 from ..errors import UserError
@@ -154,11 +154,15 @@ def open_work(work: Path, settings: dict, resume: bool) -> None:
     if not resume and file.exists():
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
-    begun = settings | (json.loads(file.read_text()) if file.exists() else {})  # what it does not say yet cannot differ
+    try:
+        begun = json.loads(file.read_text()) if file.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{file} is broken ({error}): delete it to go on with the settings as given, or give --no-resume to start anew") from error
     for key, value in settings.items():
-        if begun[key] != value:
+        if key in begun and begun[key] != value:  # what it does not say yet cannot differ
             raise UserError(f"the run in {work} has {key} {begun[key]}, not {value}: give the same, or --no-resume to start anew")
-    file.write_text(json.dumps(settings, indent=2))
+    if begun != settings:
+        write_atomically(json.dumps(settings, indent=2), file)
 
 
 def save_samples(pipe: InDomainPipeline, work: Path, seed: int, unet: NullTextUNet, step: int) -> None:
