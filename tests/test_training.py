@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,24 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(less_memory, tiny
     a, b = weights(whole), weights(resumed)
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     assert (tmp_path / "stopped.work" / "loss.csv").read_text() == (tmp_path / "whole.work" / "loss.csv").read_text()
+
+
+def test_of_a_checkpoint_nothing_is_kept_beside_what_is_trained(tiny_sd, pictures, tmp_path, monkeypatch):
+    train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
+    load, loaded = torch.load, []
+
+    def watched(*args, **kwargs):
+        state = load(*args, **kwargs)
+        loaded.extend(weakref.ref(tensor) for part in (state["unet"].values(), state["ema"]["shadow_params"]) for tensor in part)
+        return state
+
+    def gradients(*args, **kwargs):
+        assert loaded and not any(ref() is not None for ref in loaded)
+        return denoising_gradients(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", watched)
+    monkeypatch.setattr(domain_module, "denoising_gradients", gradients)
+    train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT | {"steps": 7})
 
 
 class Means(torch.nn.Module):
