@@ -78,7 +78,7 @@ def test_held_out_objects_are_never_trained_on(tmp_path):
     assert {r["object"] for r in train.records} == {1, 21} and {r["object"] for r in test.records} == {0, 20}
 
 
-def test_training_stopped_or_killed_and_resumed_is_the_same_training(tmp_path):
+def test_training_stopped_or_killed_and_resumed_is_the_same_training(tmp_path, caplog):
     class Killed(Exception):
         pass
 
@@ -99,6 +99,7 @@ def test_training_stopped_or_killed_and_resumed_is_the_same_training(tmp_path):
 
     with pytest.raises(KeyboardInterrupt, match="broken stopped after step 4 of 12.*run the same command again"):
         train(tmp_path / "broken", 3, lambda: signal.raise_signal(signal.SIGINT), seconds=1000)
+    assert "after this step; press Ctrl-C again" in caplog.text
     with pytest.raises(Killed):
         train(tmp_path / "broken", 8, kill)
     assert torch.equal(train(tmp_path / "whole"), train(tmp_path / "broken"))
