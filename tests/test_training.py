@@ -333,12 +333,18 @@ def test_without_tensorboard_its_absence_is_said(tiny_sd, pictures, tmp_path, mo
 
 
 @pytest.mark.parametrize("wrong, said", [
-    (dict(steps=0), "steps is 0"), (dict(accumulation=5), "batch size is 4: give 5"), (dict(accumulation=0), "accumulation is 0"),
-    (dict(fid_every=0), "interval of FID is 0"), (dict(fid_images=1), "images for FID is 1: give 2"), (dict(patience=2), "give --fid-every too"),
+    (dict(steps=0), "steps is 0"), (dict(accumulation=5), "batch_size is 4: give 5"), (dict(accumulation=0), "accumulation is 0"),
+    (dict(fid_every=0), "fid_every is 0"), (dict(fid_images=1), "fid_images is 1: give 2"), (dict(patience=2), "give --fid-every too"),
+    (dict(learning_rate=0.0), "learning_rate is 0.0: give more than 0"), (dict(learning_rate=float("nan")), "nan"), (dict(snr_gamma=-5.0), "snr_gamma is -5.0"),
+    (dict(ema_decay=1.0), "ema_decay is 1.0.*less than 1"), (dict(sample_every=0), "sample_every is 0: give 1"), (dict(feature_steps=-1), "feature_steps is -1"),
+    (dict(out="."), "'.' is no folder that can be made anew"), (dict(out=".."), "choose another --out"),
 ])
-def test_wrong_numbers_are_said(wrong, said, tiny_sd, pictures, tmp_path):
+def test_wrong_numbers_and_places_are_said_before_any_work(wrong, said, tiny_sd, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(InDomainPipeline, "from_pretrained", None)
     with pytest.raises(UserError, match=said):
-        train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT | wrong)
+        train_domain("clay", pictures, tiny_sd, **{"out": "clay"} | SHORT | wrong)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_learned_domain_is_found_by_its_name_and_holds_the_moving_average(tiny_sd, pictures):

@@ -76,17 +76,16 @@ def train_domain(
     A killed run goes on where it was, to the same weights, when called again; resume=False starts anew. Raises UserError.
     """
     out = Path(out) if out else user_domains() / name
+    check_target(name, out)
     work = Path(work) if work else out.with_name(out.name + ".work")
     found = find_preset(preset)
     learning_rate = found.learning_rate if learning_rate is None else learning_rate
     if "{prompt}" not in phrase:
         raise UserError(f"the phrase '{phrase}' lacks the place for the prompt: write {{prompt}} in it")
-    check_target(name, out)
     state, device = find_process(device)
-    for key, value, least in (("steps", steps, 1), ("accumulation", accumulation, 1), ("batch size", batch_size, accumulation * state.num_processes),
-                              ("interval of FID", fid_every, 1), ("number of images for FID", fid_images, 2), ("patience", patience, 1)):
-        if value is not None and value < least:
-            raise UserError(f"the {key} is {value}: give {least} or more")
+    check_numbers(accumulation * state.num_processes, steps=steps, accumulation=accumulation, batch_size=batch_size, fid_every=fid_every,
+                  fid_images=fid_images, patience=patience, feature_steps=feature_steps, sample_every=sample_every,
+                  learning_rate=learning_rate, snr_gamma=snr_gamma, ema_decay=ema_decay)
     autocast, scaler = find_precision(mixed_precision, device)
     if patience and not fid_every:
         raise UserError(f"the patience is {patience} measurements of FID, of which there are none: give --fid-every too")
@@ -144,8 +143,24 @@ def check_target(name: str, out: Path) -> None:
     """A domain replaces what stands at `out`: only another domain may stand there."""
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"'{name}' is no name for a domain: use letters, digits, '-', '_' and '.'")
+    if out.name in ("", ".."):
+        raise UserError(f"'{out}' is no folder that can be made anew: choose another --out, such as {out / name}")
     if out.is_file() or out.is_dir() and any(out.iterdir()) and not (out / "domain.json").is_file():
         raise UserError(f"{out} is there already and is no domain: choose another --out, so that nothing in it is lost")
+
+
+def check_numbers(parts: int, **numbers: float | None) -> None:
+    """Raises UserError for one that makes no sense; None is none. parts: of a batch, on all processes together."""
+    least = dict(steps=1, batch_size=parts, accumulation=1, feature_steps=0, sample_every=1, fid_every=1, fid_images=2, patience=1)
+    for key, value in numbers.items():
+        if key in least:
+            is_right, wanted = value is None or value >= least[key], f"{least[key]} or more"
+        elif key == "ema_decay":
+            is_right, wanted = 0 <= value < 1, "0 or more, and less than 1"
+        else:
+            is_right, wanted = value is None or 0 < value < float("inf"), "more than 0"
+        if not is_right:
+            raise UserError(f"{key} is {value}: give {wanted}")
 
 
 def open_work(work: Path, settings: dict, resume: bool) -> None:
