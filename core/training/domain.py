@@ -91,6 +91,7 @@ def train_domain(
         raise UserError(f"the patience is {patience} measurements of FID, of which there are none: give --fid-every too")
     extractor = find_fid_features(found.judge) if fid_every and state.is_main_process else None
     pipe = InDomainPipeline.from_pretrained(preset).to(device)
+    check_prior(found.name, pipe)
     pipe.set_progress_bar_config(disable=True)
     if gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
@@ -161,6 +162,22 @@ def check_numbers(parts: int, **numbers: float | None) -> None:
             is_right, wanted = value is None or 0 < value < float("inf"), "more than 0"
         if not is_right:
             raise UserError(f"{key} is {value}: give {wanted}")
+
+
+def check_prior(name: str, pipe: InDomainPipeline) -> None:
+    """Raises UserError for a prior over which no domain can be learned."""
+    unet, says, channels = pipe.unet.config, pipe.scheduler.config.prediction_type, pipe.vae.config.latent_channels
+    try:
+        if says not in ("epsilon", "v_prediction"):
+            raise ValueError(f"it predicts '{says}', neither epsilon nor v_prediction")
+        if unet.in_channels != channels or unet.out_channels != channels:
+            raise ValueError(f"its UNet takes {unet.in_channels} channels and gives {unet.out_channels}, where latents have {channels}")
+        if not isinstance(unet.sample_size, int):
+            raise ValueError(f"its latents of size {unet.sample_size} are not square")
+        with torch.device("meta"):
+            NullTextUNet.from_config(unet)
+    except ValueError as error:
+        raise UserError(f"no domain can be learned over '{name}': {error}") from error
 
 
 def open_work(work: Path, settings: dict, resume: bool) -> None:
