@@ -60,7 +60,7 @@ def test_the_text_feature_lowers_the_loss_of_the_frozen_prior():
         return denoising_loss(predict, scheduler, latents.repeat(8, 1, 1, 1), torch.Generator().manual_seed(9))
 
     start = torch.randn(1, 1, 24)
-    feature = optimise_text_feature(unet, scheduler, latents, {"start": start}, steps=30, batch_size=8, learning_rate=0.1, quiet=True)
+    feature = optimise_text_feature(unet, scheduler, latents, {"start": start}, *FULL, steps=30, batch_size=8, learning_rate=0.1, quiet=True)
     assert feature.shape == (1, 1, 24) and not feature.requires_grad
     assert loss(feature) < loss(start)
     assert all(torch.equal(v, before[k]) for k, v in unet.state_dict().items())
@@ -70,8 +70,29 @@ def test_the_better_starting_feature_is_taken():
     torch.manual_seed(0)
     unet, scheduler, latents = tiny_unet(), tiny_scheduler(), torch.randn(8, 4, 8, 8)
     starts = {str(i): 3 * torch.randn(1, 1, 24) for i in range(2)}
-    taken = [optimise_text_feature(unet, scheduler, latents, dict(order), steps=0, quiet=True) for order in (starts.items(), reversed(starts.items()))]
+    orders = starts.items(), reversed(starts.items())
+    taken = [optimise_text_feature(unet, scheduler, latents, dict(order), *FULL, steps=0, quiet=True) for order in orders]
     assert torch.equal(*taken)
+
+
+def test_the_text_feature_is_the_same_in_however_many_parts_and_about_the_same_in_half_precision():
+    torch.manual_seed(0)
+    unet, scheduler, latents, start = tiny_unet(), tiny_scheduler(), torch.randn(8, 4, 8, 8), torch.randn(1, 1, 24)
+    sizes, precisions = [], []
+    unet.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    unet.conv_in.register_forward_hook(lambda *args: precisions.append(args[-1].dtype))
+
+    def learn(parts, precision=FULL):
+        sizes.clear()
+        return optimise_text_feature(unet, scheduler, latents, {"start": start}, *precision, parts, steps=5, batch_size=7, quiet=True) - start
+
+    whole = learn(1)
+    assert set(sizes) == {7}
+    for parts, most in ((3, 3), (20, 1)):
+        assert torch.allclose(learn(parts), whole, rtol=1e-3, atol=1e-5) and max(sizes) == most
+    precisions.clear()
+    half = learn(1, half_precision("fp16", None))
+    assert set(precisions) == {torch.float16} and half.dtype == torch.float32 and torch.cosine_similarity(half, whole, dim=-1) > 0.95
 
 
 def test_training_begins_at_the_fold_of_the_text_feature(tiny_sd, pictures, tmp_path, monkeypatch):

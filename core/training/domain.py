@@ -83,7 +83,8 @@ def train_domain(
     if "{prompt}" not in phrase:
         raise UserError(f"the phrase '{phrase}' lacks the place for the prompt: write {{prompt}} in it")
     state, device = find_process(device)
-    check_numbers(accumulation * state.num_processes, steps=steps, accumulation=accumulation, batch_size=batch_size, fid_every=fid_every,
+    parts = accumulation * state.num_processes  # of a batch
+    check_numbers(parts, steps=steps, accumulation=accumulation, batch_size=batch_size, fid_every=fid_every,
                   fid_images=fid_images, patience=patience, feature_steps=feature_steps, sample_every=sample_every,
                   learning_rate=learning_rate, snr_gamma=snr_gamma, ema_decay=ema_decay)
     autocast, scaler = find_precision(mixed_precision, device)
@@ -112,7 +113,8 @@ def train_domain(
                 encode(pipe, pictures, file, quiet)
             latents = load_latents(file, pipe.unet.config.in_channels, pipe.unet.config.sample_size)
             feature = cached(work / "text_feature.safetensors", lambda: {"tensor": optimise_text_feature(
-                pipe.unet, scheduler, latents, initial_features(pipe, name), feature_steps, batch_size, seed=seed, quiet=quiet)})["tensor"]
+                pipe.unet, scheduler, latents, initial_features(pipe, name), *find_precision(mixed_precision, device),  # a scale of its own
+                parts, feature_steps, batch_size, seed=seed, quiet=quiet)})["tensor"]
         unet = NullTextUNet.from_prior(pipe.unet, feature)
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
