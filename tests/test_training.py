@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -200,6 +201,28 @@ def test_of_a_checkpoint_nothing_is_kept_beside_what_is_trained(tiny_sd, picture
     train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT | {"steps": 7})
 
 
+def test_no_more_pictures_are_computed_at_once_than_a_part_of_the_batch_has(tiny_sd, pictures, tmp_path, monkeypatch):
+    pytest.importorskip("torchmetrics")
+    sizes, sheets = set(), []
+    monkeypatch.setattr(domain_module, "find_fid_features", lambda _: Means())
+
+    def watch(model, method):
+        call = getattr(model, method)
+        monkeypatch.setattr(model, method, lambda self, x, *args, **kwargs: sizes.add(len(x)) or call(self, x, *args, **kwargs))
+
+    for model in (UNet2DConditionModel, NullTextUNet, Means):
+        watch(model, "forward")
+    watch(AutoencoderKL, "encode")
+    watch(AutoencoderKL, "decode")
+    for accumulation in (1, 2):
+        sizes.clear()
+        how = SHORT | dict(steps=1, feature_steps=1, accumulation=accumulation, fid_every=1, fid_images=3)
+        out = train_domain("clay", pictures, tiny_sd, tmp_path / str(accumulation), **how)
+        sheets.append(np.asarray(Image.open(next(out.with_name(f"{accumulation}.work").glob("sample-*.png"))), int))
+        assert max(sizes) == 4 // accumulation
+    assert np.abs(sheets[0] - sheets[1]).max() <= 2
+
+
 class Means(torch.nn.Module):
     """Features that are quick to take: an image's mean colour."""
 
@@ -356,8 +379,10 @@ def test_without_tensorboard_its_absence_is_said(tiny_sd, pictures, tmp_path, mo
 @pytest.mark.parametrize("wrong, said", [
     (dict(steps=0), "steps is 0"), (dict(accumulation=5), "batch_size is 4: give 5"), (dict(accumulation=0), "accumulation is 0"),
     (dict(fid_every=0), "fid_every is 0"), (dict(fid_images=1), "fid_images is 1: give 2"), (dict(patience=2), "give --fid-every too"),
-    (dict(learning_rate=0.0), "learning_rate is 0.0: give more than 0"), (dict(learning_rate=float("nan")), "nan"), (dict(snr_gamma=-5.0), "snr_gamma is -5.0"),
-    (dict(ema_decay=1.0), "ema_decay is 1.0.*less than 1"), (dict(sample_every=0), "sample_every is 0: give 1"), (dict(feature_steps=-1), "feature_steps is -1"),
+    (dict(learning_rate=0.0), "learning_rate is 0.0: give more than 0"), (dict(learning_rate=float("nan")), "nan"),
+    (dict(snr_gamma=-5.0), "snr_gamma is -5.0"),
+    (dict(ema_decay=1.0), "ema_decay is 1.0.*less than 1"), (dict(sample_every=0), "sample_every is 0: give 1"),
+    (dict(feature_steps=-1), "feature_steps is -1"),
     (dict(out="."), "'.' is no folder that can be made anew"), (dict(out=".."), "choose another --out"),
 ])
 def test_wrong_numbers_and_places_are_said_before_any_work(wrong, said, tiny_sd, pictures, tmp_path, monkeypatch):
@@ -382,16 +407,6 @@ def test_a_learned_domain_is_found_by_its_name_and_holds_the_moving_average(tiny
     assert all(torch.equal(v.half(), weights(out)[k]) for k, v in average.items())
     assert not all(torch.equal(v.half(), last[k].half()) for k, v in average.items())
     assert len(list(out.with_name("clay.work").glob("sample-*.png"))) == 1
-
-
-def test_of_a_prior_in_a_folder_the_name_alone_is_published(tiny_sd, pictures, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(tiny_sd, tmp_path / "my" / "prior")
-    for prior in ("my/prior", tmp_path / "my" / "prior"):  # the first looks like a Hub id
-        out = train_domain("clay", pictures, prior, tmp_path / "clay", resume=False, **SHORT | {"steps": 1})
-        assert find_domain(out).prior == find_domain(out).training["prior"] == "prior"
-        assert "base_model" not in (out / "README.md").read_text()
-        assert not any(path in (out / name).read_text() for name in ("domain.json", "README.md") for path in ("my/prior", str(tmp_path)))
 
 
 def test_of_a_prior_in_a_folder_the_name_alone_is_published(tiny_sd, pictures, tmp_path, monkeypatch):

@@ -126,11 +126,11 @@ def files_in_dataset(name: str, column: str | None) -> Iterator[tuple[str, Binar
 
 
 @torch.no_grad()
-def encode(pipe: InDomainPipeline, pictures: Pictures, file: Path, quiet: bool) -> None:
+def encode(pipe: InDomainPipeline, pictures: Pictures, file: Path, at_once: int, quiet: bool) -> None:
     """Write latents of every picture, each followed by its mirror image's, as bare fp32 numbers: all of them need not fit into memory."""
     partial = file.with_suffix(".partial")
     with open(partial, "wb") as stream:
-        for x in pictures.batches(16, quiet):
+        for x in pictures.batches(at_once, quiet):
             both = torch.stack([pipe.encode_images(x), pipe.encode_images(x.flip(-1))], 1)  # (B, 2, C, h, w)
             stream.write(both.float().cpu().numpy().tobytes())
     partial.replace(file)

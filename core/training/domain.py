@@ -5,7 +5,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,12 @@ from ..checkpoints import cached, fingerprint, write_atomically
 from ..devices import find_device
 from ..domains import Domain, public_name, save_domain, unet_fingerprint, user_domains
 from ..errors import UserError
-from ..images import contact_sheet
+from ..images import contact_sheet, to_pil
 from ..interrupts import kept_in
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
 from ..presets import find_preset
-from .best import KeepBest, fid_measure, find_fid_features
+from .best import KeepBest, domain_images, fid_measure, find_fid_features
 from .data import Pictures, encode, load_latents
 from .fit import denoising_gradients, find_precision, fit
 from .text_feature import initial_features, optimise_text_feature
@@ -69,7 +69,8 @@ def train_domain(
     licence: of the domain's model, as the Hugging Face Hub names them, such as cc-by-4.0.
     learning_rate: the preset's by default (the paper's 1e-5 for SD1.5). snr_gamma: of min-SNR weighting (5 is usual), none by default.
     dtype: of the saved weights, which are the moving average.
-    accumulation: parts of a batch that are computed one after the other, and gradient_checkpointing: both for less memory, to the same end.
+    accumulation: parts of a batch that are computed one after the other, and gradient_checkpointing: both for less memory, to the same end;
+    pictures too are encoded and made no more at once than a part has.
     mixed_precision: "bf16" or "fp16", off the CPU: less memory and time, while weights, their average and text feature stay in fp32.
     fid_every: steps from one measurement of FID to the next, on `fid_images` images; what is saved is the average where it was lowest.
     patience: end the training after so many measurements without a lower one. tensorboard: write losses and FID for it too, into `work`.
@@ -87,6 +88,7 @@ def train_domain(
     check_numbers(parts, steps=steps, accumulation=accumulation, batch_size=batch_size, fid_every=fid_every,
                   fid_images=fid_images, patience=patience, feature_steps=feature_steps, sample_every=sample_every,
                   learning_rate=learning_rate, snr_gamma=snr_gamma, ema_decay=ema_decay)
+    at_once = min(batch_size // parts, 16)  # pictures that are read, made and measured
     autocast, scaler = find_precision(mixed_precision, device)
     if patience and not fid_every:
         raise UserError(f"the patience is {patience} measurements of FID, of which there are none: give --fid-every too")
@@ -110,7 +112,7 @@ def train_domain(
     with kept_in(work), tensorboard_log(work / "tensorboard", tensorboard and state.is_main_process) as log:
         with state.main_process_first():  # the others find them in their files
             if not file.exists():
-                encode(pipe, pictures, file, quiet)
+                encode(pipe, pictures, file, at_once, quiet)
             latents = load_latents(file, pipe.unet.config.in_channels, pipe.unet.config.sample_size)
             feature = cached(work / "text_feature.safetensors", lambda: {"tensor": optimise_text_feature(
                 pipe.unet, scheduler, latents, initial_features(pipe, name), *find_precision(mixed_precision, device),  # a scale of its own
@@ -119,13 +121,14 @@ def train_domain(
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         gradients = partial(denoising_gradients, unet, scheduler, latents, batch_size, accumulation, autocast, scaler, seed, snr_gamma=snr_gamma)
-        sample, best = partial(save_samples, pipe, work, seed), None
+        sample, best = partial(save_samples, pipe, work, at_once, seed, autocast), None
         if fid_every:
-            measure = fid_measure(pipe, pictures, work / "fid.safetensors", extractor, fid_images, seed, autocast, quiet)
+            measure = fid_measure(pipe, pictures, work / "fid.safetensors", extractor, fid_images, at_once, seed, autocast, quiet)
             best = KeepBest(measure, fid_every, patience)
         history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample, sample_every, scaler, best, log, quiet)
     prior = public_name(found.name)
-    record = settings | {"data": pictures.name, "prior": prior, "images": len(latents) // 2, "steps": len(history), "loss": sum(history[-50:]) / len(history[-50:]),
+    record = settings | {"data": pictures.name, "prior": prior, "images": len(latents) // 2,
+                         "steps": len(history), "loss": sum(history[-50:]) / len(history[-50:]),
                          "processes": state.num_processes, "date": datetime.now(timezone.utc).date().isoformat()}
     if best and best.scores:
         record["fid_step"], record["fid"] = best.best
@@ -199,10 +202,12 @@ def open_work(work: Path, settings: dict, resume: bool) -> None:
         write_atomically(json.dumps(settings, indent=2), file)
 
 
-def save_samples(pipe: InDomainPipeline, work: Path, seed: int, unet: NullTextUNet, step: int) -> None:
-    """What the domain looks like at a step, always from the same noise."""
+def save_samples(
+    pipe: InDomainPipeline, work: Path, at_once: int, seed: int, autocast: AbstractContextManager, unet: NullTextUNet, step: int
+) -> None:
+    """What the domain looks like at a step."""
     pipe.domain_unet = unet
-    images = pipe(None, num_images_per_prompt=16, generator=torch.Generator().manual_seed(seed)).images
+    images = [image for batch in domain_images(pipe, 16, at_once, seed, autocast) for image in to_pil(batch)]
     contact_sheet(images).save(work / f"sample-{step:06d}.png")
 
 
