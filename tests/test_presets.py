@@ -93,6 +93,8 @@ def test_a_checkpoint_on_a_full_disk_is_said_so_and_the_one_before_is_kept(size,
     (UserError("the prompt is empty"), EXIT_USER, "error: the prompt is empty"), (KeyboardInterrupt("stopped at 3"), EXIT_INTERRUPTED, "stopped at 3"),
     (OSError(28, "No space left on device"), EXIT_USER, "disk is full"), (PermissionError(13, "Permission denied", "/root/x"), EXIT_USER, "/root/x"),
     (FileExistsError(17, "File exists", "out"), EXIT_USER, "--out"),
+    (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee"), EXIT_USER, "out of memory: compute less"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), EXIT_USER, "out of memory"), (MemoryError(), EXIT_USER, "out of memory"),
 ])
 def test_command_lines_end_in_one_line_and_a_code(error, code, said, capsys):
     def main():

@@ -453,6 +453,16 @@ def test_going_on_over_other_weights_of_the_same_prior_is_refused(tiny_sd, pictu
         train_domain("clay", pictures, prior, tmp_path / "clay", **SHORT)
 
 
+@pytest.mark.parametrize("stage", ["encode", "optimise_text_feature", "denoising_gradients", "save_samples"])
+def test_full_memory_says_what_needs_less(stage, tiny_sd, pictures, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(domain_module, stage, full)
+    with pytest.raises(UserError, match="out of memory: .*--accumulation.*--gradient-checkpointing.*--batch-size"):
+        train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
+
+
 @pytest.mark.parametrize("stage", ["encode", "optimise_text_feature"])
 def test_ctrl_c_before_the_training_loop_says_how_to_go_on(stage, tiny_sd, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(domain_module, stage, lambda *_, **__: signal.raise_signal(signal.SIGINT))

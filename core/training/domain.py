@@ -17,7 +17,7 @@ from diffusers import DDPMScheduler
 from ..checkpoints import cached, fingerprint, write_atomically
 from ..devices import find_device
 from ..domains import Domain, public_name, save_domain, unet_fingerprint, user_domains
-from ..errors import UserError
+from ..errors import UserError, is_out_of_memory
 from ..images import contact_sheet, to_pil
 from ..interrupts import kept_in
 from ..null_text import NullTextUNet
@@ -109,7 +109,7 @@ def train_domain(
         open_work(work, settings, resume)
     state.wait_for_everyone()
 
-    with kept_in(work), tensorboard_log(work / "tensorboard", tensorboard and state.is_main_process) as log:
+    with kept_in(work), memory_advice(), tensorboard_log(work / "tensorboard", tensorboard and state.is_main_process) as log:
         with state.main_process_first():  # the others find them in their files
             if not file.exists():
                 encode(pipe, pictures, file, at_once, quiet)
@@ -209,6 +209,18 @@ def save_samples(
     pipe.domain_unet = unet
     images = [image for batch in domain_images(pipe, 16, at_once, seed, autocast) for image in to_pil(batch)]
     contact_sheet(images).save(work / f"sample-{step:06d}.png")
+
+
+@contextmanager
+def memory_advice() -> Iterator[None]:
+    """Have full memory say what needs less of it. Raises UserError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError("out of memory: give more --accumulation, or --gradient-checkpointing, and the run goes on; "
+                        "or a smaller --batch-size and --no-resume") from error
 
 
 @contextmanager
