@@ -106,6 +106,17 @@ def test_a_folder_is_read_as_it_is_walked_through(tmp_path, monkeypatch):
     assert len(list(pictures)) == 2 and listed == [tmp_path.name, "a", "b", "c"]
 
 
+def test_links_to_folders_are_followed_and_none_round_in_a_circle(tmp_path):
+    for name in ("data", "elsewhere/deep"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / name / "0.png")
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "data")
+    (tmp_path / "elsewhere" / "self").symlink_to(tmp_path / "elsewhere" / "self")
+    names = [name for name, _ in Pictures(tmp_path / "data", SIZE).files()]
+    assert names == [str(tmp_path / "data" / name) for name in ("0.png", "linked/deep/0.png")]
+
+
 def test_tar_shards_give_their_pictures_and_leave_what_is_beside_them(tmp_path, caplog):
     files, shards = tmp_path / "files", tmp_path / "shards"
     for folder in (files, shards):

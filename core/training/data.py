@@ -78,14 +78,20 @@ class Pictures:
             yield torch.stack(batch)
 
 
-def files_in(folder: Path) -> Iterator[tuple[str, Path | BinaryIO]]:
-    """Every file below a folder, and those in its tar files. Of hundreds of thousands no more is held than the names in one folder."""
+def files_in(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[str, Path | BinaryIO]]:
+    """Every file below a folder, and those in its tar files. Of hundreds of thousands no more is held than the names in one folder.
+
+    above: the folders that it lies in, as a link to one of them would lead round in a circle.
+    """
+    here = folder.resolve()
+    if here in above:
+        return
     for name in sorted(os.listdir(folder)):  # a disk's own order differs from that of its copy
         path = folder / name
-        if name.startswith(".") or path.is_symlink() and path.is_dir():  # a link to a folder may lead round in a circle
+        if name.startswith("."):
             continue
         if path.is_dir():
-            yield from files_in(path)
+            yield from files_in(path, (*above, here))
         elif path.is_file():
             yield from files_in_tar(path) if path.suffix == ".tar" else [(str(path), path)]
 
