@@ -463,11 +463,38 @@ def test_full_memory_says_what_needs_less(stage, tiny_sd, pictures, tmp_path, mo
         train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
 
 
-@pytest.mark.parametrize("stage", ["encode", "optimise_text_feature"])
-def test_ctrl_c_before_the_training_loop_says_how_to_go_on(stage, tiny_sd, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(domain_module, stage, lambda *_, **__: signal.raise_signal(signal.SIGINT))
+def test_ctrl_c_before_the_training_loop_says_how_to_go_on_and_what_starts_over(tiny_sd, pictures, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InDomainPipeline, "encode_images", stop)
+        with pytest.raises(KeyboardInterrupt, match="starts that over$"):
+            train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
+    assert [file.name for file in (tmp_path / "clay.work").iterdir()] == ["settings.json"]
+    monkeypatch.setattr(domain_module, "optimise_text_feature", stop)
     with pytest.raises(KeyboardInterrupt, match="clay.work: run the same command again"):
         train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
+
+
+def test_going_on_tells_of_pictures_encoded_earlier_and_whether_they_have_changed(tiny_sd, pictures, tmp_path, caplog):
+    data, how = shutil.copytree(pictures, tmp_path / "data"), SHORT | {"steps": 1}
+
+    def train(**more):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            train_domain("clay", data, tiny_sd, tmp_path / "clay", **how | more)
+        return caplog.text
+
+    assert "earlier" not in train()
+    again = train()
+    assert "using 5 pictures encoded earlier; --no-resume reads them anew" in again and "changed" not in again
+    (data / "0.png").unlink()
+    again = train()
+    assert "using 5 pictures" in again and f"{data} has changed" in again
+    assert "earlier" not in train(resume=False) and find_domain(tmp_path / "clay").training["images"] == 4
+    with pytest.raises(UserError, match="image_column None, not photo"):
+        train(image_column="photo")
 
 
 def test_a_bad_picture_is_named_and_the_run_goes_on_and_none_left_is_an_error(tiny_sd, pictures, tmp_path, caplog):

@@ -6,6 +6,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,6 +66,11 @@ class Pictures:
         if path.exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", self.source):
             raise UserError(f"no such folder of images: {self.source}")
         return files_in_dataset(self.source, self.column)
+
+    def changed_since(self, file: Path) -> bool:
+        """Whether a file or folder of the source is newer than `file`; of a dataset on the Hub nobody knows."""
+        path, then = Path(self.source), file.stat().st_mtime_ns
+        return path.exists() and any(part.lstat().st_mtime_ns > then for part in chain([path], path.rglob("*")))
 
     def batches(self, size: int, quiet: bool = True) -> Iterator[torch.Tensor]:
         """(<= size, 3, resolution, resolution)."""
@@ -135,11 +141,16 @@ def files_in_dataset(name: str, column: str | None) -> Iterator[tuple[str, Binar
 def encode(pipe: InDomainPipeline, pictures: Pictures, file: Path, at_once: int, quiet: bool) -> None:
     """Write latents of every picture, each followed by its mirror image's, as bare fp32 numbers: all of them need not fit into memory."""
     partial = file.with_suffix(".partial")
-    with open(partial, "wb") as stream:
-        for x in pictures.batches(at_once, quiet):
-            both = torch.stack([pipe.encode_images(x), pipe.encode_images(x.flip(-1))], 1)  # (B, 2, C, h, w)
-            stream.write(both.float().cpu().numpy().tobytes())
-    partial.replace(file)
+    try:
+        with open(partial, "wb") as stream:
+            for x in pictures.batches(at_once, quiet):
+                both = torch.stack([pipe.encode_images(x), pipe.encode_images(x.flip(-1))], 1)  # (B, 2, C, h, w)
+                stream.write(both.float().cpu().numpy().tobytes())
+        partial.replace(file)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped while pictures were encoded: the same command starts that over") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_latents(file: Path, channels: int, size: int) -> torch.Tensor:

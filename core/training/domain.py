@@ -102,30 +102,30 @@ def train_domain(
     pictures, file = Pictures(data, pipe.unet.config.sample_size * pipe.vae_scale_factor, image_column), work / "latents.f32"
     if not resume or not file.exists():
         next(iter(pictures))  # a source without an image is an error before anything is written
-    settings = {"name": name, "data": pictures.source, "prior": str(preset), "prior_weights": fingerprint(pipe.unet, pipe.vae),
+    settings = {"name": name, "data": pictures.source, "image_column": image_column, "prior": str(preset), "prior_weights": fingerprint(pipe.unet, pipe.vae),
                 "batch_size": batch_size, "learning_rate": learning_rate, "snr_gamma": snr_gamma, "feature_steps": feature_steps,
                 "ema_decay": ema_decay, "seed": seed, "mixed_precision": mixed_precision} | ({"fid_images": fid_images} if fid_every else {})
     if state.is_main_process:
         open_work(work, settings, resume)
     state.wait_for_everyone()
 
-    with kept_in(work), memory_advice(), tensorboard_log(work / "tensorboard", tensorboard and state.is_main_process) as log:
-        with state.main_process_first():  # the others find them in their files
-            if not file.exists():
-                encode(pipe, pictures, file, at_once, quiet)
-            latents = load_latents(file, pipe.unet.config.in_channels, pipe.unet.config.sample_size)
-            feature = cached(work / "text_feature.safetensors", lambda: {"tensor": optimise_text_feature(
-                pipe.unet, scheduler, latents, initial_features(pipe, name), *find_precision(mixed_precision, device),  # a scale of its own
-                parts, feature_steps, batch_size, seed=seed, quiet=quiet)})["tensor"]
-        unet = NullTextUNet.from_prior(pipe.unet, feature)
-        if gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-        gradients = partial(denoising_gradients, unet, scheduler, latents, batch_size, accumulation, autocast, scaler, seed, snr_gamma=snr_gamma)
-        sample, best = partial(save_samples, pipe, work, at_once, seed, autocast), None
-        if fid_every:
-            measure = fid_measure(pipe, pictures, work / "fid.safetensors", extractor, fid_images, at_once, seed, autocast, quiet)
-            best = KeepBest(measure, fid_every, patience)
-        history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample, sample_every, scaler, best, log, quiet)
+    with tensorboard_log(work / "tensorboard", tensorboard and state.is_main_process) as log, memory_advice():
+        with state.main_process_first():  # the others find them in their file
+            latents = find_latents(pipe, pictures, file, at_once, quiet)
+        with kept_in(work):
+            with state.main_process_first():
+                feature = cached(work / "text_feature.safetensors", lambda: {"tensor": optimise_text_feature(
+                    pipe.unet, scheduler, latents, initial_features(pipe, name), *find_precision(mixed_precision, device),  # a scale of its own
+                    parts, feature_steps, batch_size, seed=seed, quiet=quiet)})["tensor"]
+            unet = NullTextUNet.from_prior(pipe.unet, feature)
+            if gradient_checkpointing:
+                unet.enable_gradient_checkpointing()
+            gradients = partial(denoising_gradients, unet, scheduler, latents, batch_size, accumulation, autocast, scaler, seed, snr_gamma=snr_gamma)
+            sample, best = partial(save_samples, pipe, work, at_once, seed, autocast), None
+            if fid_every:
+                measure = fid_measure(pipe, pictures, work / "fid.safetensors", extractor, fid_images, at_once, seed, autocast, quiet)
+                best = KeepBest(measure, fid_every, patience)
+            history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample, sample_every, scaler, best, log, quiet)
     prior = public_name(found.name)
     record = settings | {"data": pictures.name, "prior": prior, "images": len(latents) // 2,
                          "steps": len(history), "loss": sum(history[-50:]) / len(history[-50:]),
@@ -200,6 +200,19 @@ def open_work(work: Path, settings: dict, resume: bool) -> None:
             raise UserError(f"the run in {work} has {key} {begun[key]}, not {value}: give the same, or --no-resume to start anew")
     if begun != settings:
         write_atomically(json.dumps(settings, indent=2), file)
+
+
+def find_latents(pipe: InDomainPipeline, pictures: Pictures, file: Path, at_once: int, quiet: bool) -> torch.Tensor:
+    """Of every picture and its mirror image, (2 N, C, h, w): encoded into `file`, or as that was done before."""
+    found = file.exists()
+    if not found:
+        encode(pipe, pictures, file, at_once, quiet)
+    latents = load_latents(file, pipe.unet.config.in_channels, pipe.unet.config.sample_size)
+    if found and PartialState().is_main_process:
+        logger.info("using %d pictures encoded earlier; --no-resume reads them anew", len(latents) // 2)
+        if pictures.changed_since(file):
+            logger.warning("%s has changed since they were encoded", pictures.source)
+    return latents
 
 
 def save_samples(
