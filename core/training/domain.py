@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -24,6 +23,7 @@ from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
 from ..presets import find_preset
 from .best import KeepBest, domain_images, fid_measure, find_fid_features
+from .checks import check_numbers, check_target, load_prior
 from .data import Pictures, encode, load_latents
 from .fit import denoising_gradients, find_precision, fit
 from .text_feature import initial_features, optimise_text_feature
@@ -77,12 +77,10 @@ def train_domain(
     A killed run goes on where it was, to the same weights, when called again; resume=False starts anew. Raises UserError.
     """
     out = Path(out) if out else user_domains() / name
-    check_target(name, out)
+    check_target(name, phrase, out)
     work = Path(work) if work else out.with_name(out.name + ".work")
     found = find_preset(preset)
     learning_rate = found.learning_rate if learning_rate is None else learning_rate
-    if "{prompt}" not in phrase:
-        raise UserError(f"the phrase '{phrase}' lacks the place for the prompt: write {{prompt}} in it")
     state, device = find_process(device)
     parts = accumulation * state.num_processes  # of a batch
     check_numbers(parts, steps=steps, accumulation=accumulation, batch_size=batch_size, fid_every=fid_every,
@@ -90,21 +88,18 @@ def train_domain(
                   learning_rate=learning_rate, snr_gamma=snr_gamma, ema_decay=ema_decay)
     at_once = min(batch_size // parts, 16)  # pictures that are read, made and measured
     autocast, scaler = find_precision(mixed_precision, device)
-    if patience and not fid_every:
-        raise UserError(f"the patience is {patience} measurements of FID, of which there are none: give --fid-every too")
     extractor = find_fid_features(found.judge) if fid_every and state.is_main_process else None
-    pipe = InDomainPipeline.from_pretrained(preset).to(device)
-    check_prior(found.name, pipe)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = load_prior(found.name, device)
     if gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     pictures, file = Pictures(data, pipe.unet.config.sample_size * pipe.vae_scale_factor, image_column), work / "latents.f32"
     if not resume or not file.exists():
         next(iter(pictures))  # a source without an image is an error before anything is written
-    settings = {"name": name, "data": pictures.source, "image_column": image_column, "prior": str(preset), "prior_weights": fingerprint(pipe.unet, pipe.vae),
-                "batch_size": batch_size, "learning_rate": learning_rate, "snr_gamma": snr_gamma, "feature_steps": feature_steps,
-                "ema_decay": ema_decay, "seed": seed, "mixed_precision": mixed_precision} | ({"fid_images": fid_images} if fid_every else {})
+    settings = {"name": name, "data": pictures.source, "image_column": image_column, "prior": str(preset),
+                "prior_weights": fingerprint(pipe.unet, pipe.vae), "batch_size": batch_size, "learning_rate": learning_rate,
+                "snr_gamma": snr_gamma, "feature_steps": feature_steps, "ema_decay": ema_decay, "seed": seed,
+                "mixed_precision": mixed_precision} | ({"fid_images": fid_images} if fid_every else {})
     if state.is_main_process:
         open_work(work, settings, resume)
     state.wait_for_everyone()
@@ -115,25 +110,25 @@ def train_domain(
         with kept_in(work):
             with state.main_process_first():
                 feature = cached(work / "text_feature.safetensors", lambda: {"tensor": optimise_text_feature(
-                    pipe.unet, scheduler, latents, initial_features(pipe, name), *find_precision(mixed_precision, device),  # a scale of its own
+                    pipe.unet, scheduler, latents, initial_features(pipe, name),
+                    *find_precision(mixed_precision, device),  # with a scale of its own: the network's begins anew after it
                     parts, feature_steps, batch_size, seed=seed, quiet=quiet)})["tensor"]
             unet = NullTextUNet.from_prior(pipe.unet, feature)
             if gradient_checkpointing:
                 unet.enable_gradient_checkpointing()
-            gradients = partial(denoising_gradients, unet, scheduler, latents, batch_size, accumulation, autocast, scaler, seed, snr_gamma=snr_gamma)
+            gradients = partial(denoising_gradients, unet, scheduler, latents, batch_size, accumulation, autocast, scaler, seed,
+                                snr_gamma=snr_gamma)
             sample, best = partial(save_samples, pipe, work, at_once, seed, autocast), None
             if fid_every:
                 measure = fid_measure(pipe, pictures, work / "fid.safetensors", extractor, fid_images, at_once, seed, autocast, quiet)
                 best = KeepBest(measure, fid_every, patience)
-            history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample, sample_every, scaler, best, log, quiet)
-    prior = public_name(found.name)
-    record = settings | {"data": pictures.name, "prior": prior, "images": len(latents) // 2,
-                         "steps": len(history), "loss": sum(history[-50:]) / len(history[-50:]),
-                         "processes": state.num_processes, "date": datetime.now(timezone.utc).date().isoformat()}
-    if best and best.scores:
-        record["fid_step"], record["fid"] = best.best
+            history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample, sample_every, scaler,
+                          best, log, quiet)
     if state.is_main_process:
-        save_domain(Domain(out, name, phrase, prior, pictures.resolution, licence, unet_fingerprint(pipe.unet), record), unet.to(dtype), feature)
+        prior = public_name(found.name)
+        record = settings | {"data": pictures.name, "prior": prior, "images": len(latents) // 2} | describe(history, best)
+        domain = Domain(out, name, phrase, prior, pictures.resolution, licence, unet_fingerprint(pipe.unet), record)
+        save_domain(domain, unet.to(dtype), feature)
     state.wait_for_everyone()
     return out
 
@@ -143,46 +138,6 @@ def find_process(device: torch.device | str | None) -> tuple[PartialState, torch
     device = find_device(device)
     state = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=1))  # the others wait while the main one encodes all images
     return state, state.device if state.num_processes > 1 else device
-
-
-def check_target(name: str, out: Path) -> None:
-    """A domain replaces what stands at `out`: only another domain may stand there."""
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise UserError(f"'{name}' is no name for a domain: use letters, digits, '-', '_' and '.'")
-    if out.name in ("", ".."):
-        raise UserError(f"'{out}' is no folder that can be made anew: choose another --out, such as {out / name}")
-    if out.is_file() or out.is_dir() and any(out.iterdir()) and not (out / "domain.json").is_file():
-        raise UserError(f"{out} is there already and is no domain: choose another --out, so that nothing in it is lost")
-
-
-def check_numbers(parts: int, **numbers: float | None) -> None:
-    """Raises UserError for one that makes no sense; None is none. parts: of a batch, on all processes together."""
-    least = dict(steps=1, batch_size=parts, accumulation=1, feature_steps=0, sample_every=1, fid_every=1, fid_images=2, patience=1)
-    for key, value in numbers.items():
-        if key in least:
-            is_right, wanted = value is None or value >= least[key], f"{least[key]} or more"
-        elif key == "ema_decay":
-            is_right, wanted = 0 <= value < 1, "0 or more, and less than 1"
-        else:
-            is_right, wanted = value is None or 0 < value < float("inf"), "more than 0"
-        if not is_right:
-            raise UserError(f"{key} is {value}: give {wanted}")
-
-
-def check_prior(name: str, pipe: InDomainPipeline) -> None:
-    """Raises UserError for a prior over which no domain can be learned."""
-    unet, says, channels = pipe.unet.config, pipe.scheduler.config.prediction_type, pipe.vae.config.latent_channels
-    try:
-        if says not in ("epsilon", "v_prediction"):
-            raise ValueError(f"it predicts '{says}', neither epsilon nor v_prediction")
-        if unet.in_channels != channels or unet.out_channels != channels:
-            raise ValueError(f"its UNet takes {unet.in_channels} channels and gives {unet.out_channels}, where latents have {channels}")
-        if not isinstance(unet.sample_size, int):
-            raise ValueError(f"its latents of size {unet.sample_size} are not square")
-        with torch.device("meta"):
-            NullTextUNet.from_config(unet)
-    except ValueError as error:
-        raise UserError(f"no domain can be learned over '{name}': {error}") from error
 
 
 def open_work(work: Path, settings: dict, resume: bool) -> None:
@@ -222,6 +177,13 @@ def save_samples(
     pipe.domain_unet = unet
     images = [image for batch in domain_images(pipe, 16, at_once, seed, autocast) for image in to_pil(batch)]
     contact_sheet(images).save(work / f"sample-{step:06d}.png")
+
+
+def describe(history: list[float], best: KeepBest | None) -> dict:
+    """What a training came to, for its record."""
+    came = {"steps": len(history), "loss": sum(history[-50:]) / len(history[-50:]), "processes": PartialState().num_processes,
+            "date": datetime.now(timezone.utc).date().isoformat()}
+    return came | (dict(zip(("fid_step", "fid"), best.best)) if best and best.scores else {})
 
 
 @contextmanager
