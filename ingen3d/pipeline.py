@@ -110,13 +110,8 @@ def text_to_3d(
     made_from = dict(prompt=prompt, domain=domain, preset=str(preset), seed=seed, image_sha256=None if picture is None else digest(picture))
     identity = made_from | {"engine": engine}
     run = RunFolder(choose_folder(Path(out) / (domain and Path(domain).name or "open") / f"{slug(prompt)}-{seed}", identity))
-    run.record |= identity | dict(
-        image=str(image) if isinstance(image, (str, Path)) else None,
-        device=str(device),
-        settings=asdict(settings),
-        versions=versions(),
-    )
-    run.write_record()
+    picture_file = str(image) if isinstance(image, (str, Path)) else None
+    run.describe(**identity, image=picture_file, device=str(device), settings=asdict(settings), versions=versions())
 
     try:
         reference, mark = image_stage(run, models, settings, picture, prompt, seed, device, made_from | {"models": models.fingerprint})
@@ -147,7 +142,7 @@ def mesh_checkpoint(checkpoint: str | Path, preset: str = "kiln", out: str | Pat
     settings.camera = CameraSettings(fovy_deg=40.0, reference_distance=3.2 * field.unit)  # sees the whole ball, whatever the camera was that fitted it
     made_from = dict(checkpoint=str(path))
     run = RunFolder(choose_folder(Path(out) / "meshes" / slug(path.parent.parent.name), made_from))
-    run.record |= made_from | dict(device=str(device), settings=asdict(settings), versions=versions())
+    run.describe(**made_from, device=str(device), settings=asdict(settings), versions=versions())
     mesh_stage(run, settings, field, grid, device, fingerprint(**made_from, changed=path.stat().st_mtime))
     return finish(run)
 
@@ -194,7 +189,6 @@ def init_stage(run: RunFolder, models: Models, settings: Settings, reference, se
         size = models.preset.zero123_resolution
         field, grid, losses = initialise(reference, models.zero123, settings, size, generator, partial / "checkpoint.pt", quiet, device)
         field.save(partial / "field.safetensors")
-        (partial / "checkpoint.pt").unlink(missing_ok=True)
         finish_field(run, "init", mark, field, grid, reference, settings, losses, device)
     return *load_field(run.path / "init" / "field.safetensors", device), mark
 
@@ -208,7 +202,6 @@ def refine_stage(run: RunFolder, models: Models, settings: Settings, reference, 
         size = models.preset.resolution
         losses = refine(field, grid, reference, models.pipe, prompt, settings, size, generator, partial / "checkpoint.pt", quiet)
         field.save(partial / "field.safetensors")
-        (partial / "checkpoint.pt").unlink(missing_ok=True)
         finish_field(run, "refine", mark, field, grid, reference, settings, losses, device)
     return *load_field(run.path / "refine" / "field.safetensors", device), mark
 

@@ -1,8 +1,11 @@
 """The whole chain with small stand-in models: a painter for the pipeline, an oracle for the scores."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +18,7 @@ from safetensors.torch import save_file
 import ingen3d.optimise as optimise_module
 from core.errors import UserError
 from core.presets import find_preset
-from ingen3d import stages, text_to_3d
+from ingen3d import pipeline, stages, text_to_3d
 from ingen3d.foreground import foreground, frame
 from ingen3d.run_folder import RunFolder, choose_folder, models_fingerprint
 from ingen3d.settings import load_settings
@@ -62,7 +65,7 @@ class FakeModels:
             scheduler=scheduler,
             noise_predictor=lambda condition, cameras, guidance_scale: towards(shrink(ball_image(cameras, 64))),
         )
-        self.pipe = SimpleNamespace(encode_images=shrink, scheduler=scheduler, compose=lambda prompt: prompt)
+        self.pipe = SimpleNamespace(encode_images=shrink, scheduler=scheduler)
         self.pipe.noise_predictor = lambda prompt, guidance_scale: towards(
             torch.tensor([-1.0, -1.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
         )
@@ -138,14 +141,100 @@ def test_a_model_is_known_by_its_weights_and_a_hub_id_by_its_name(tmp_path):
 
 def test_runs_from_other_pictures_or_presets_do_not_share_a_folder(tmp_path):
     mine, other = ({"prompt": "a ball", "preset": "kiln", "image_sha256": x} for x in ("1", "2"))
-    path = choose_folder(tmp_path / "a-ball-0", mine)
-    for made_from, folder in ((mine, path), (other, choose_folder(path, other))):
-        RunFolder(folder).record.update(made_from)
+    path = tmp_path / "a-ball-0"
+    for made_from in (mine, other):
         run = RunFolder(choose_folder(path, made_from))
-        run.record |= made_from
-        run.write_record()
-    assert choose_folder(path, mine) == path == tmp_path / "a-ball-0"
+        run.describe(**made_from)
+        run.begin("image", "mark")
+        run.end("image", "mark", as_folder=False)
+    assert choose_folder(path, mine) == path and path.exists()
     assert choose_folder(path, other).name.startswith("a-ball-0-") and choose_folder(path, other).exists()
+
+
+def test_a_run_that_failed_at_once_does_not_take_the_folder(picture, tmp_path):
+    Image.new("RGBA", (64, 64)).save(tmp_path / "empty.png")
+    with pytest.raises(UserError, match="transparent"):
+        make(tmp_path / "empty.png", tmp_path)
+    run = make(picture, tmp_path)
+    assert run.folder.name == "a-ball-0" and not list(run.folder.glob("*.partial"))
+
+
+@pytest.mark.parametrize("record", ["[1]", "3", '{"stages": '])
+def test_a_run_json_that_is_none_is_begun_anew(tmp_path, record):
+    (tmp_path / "run.json").write_text(record)
+    assert choose_folder(tmp_path, {"prompt": "a ball"}) == tmp_path and RunFolder(tmp_path).record == {"stages": {}}
+
+
+@pytest.mark.parametrize("module, name", [(os, "replace"), (shutil, "rmtree"), (Path, "replace"), (Path, "unlink"), (Path, "write_text")])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("call", range(2))
+def test_a_run_killed_while_a_stage_ends_has_no_stage_on_record_that_its_files_are_not_of(tmp_path, monkeypatch, module, name, after, call):
+    """Killed before or after the n-th change of a file: then all is finished as asked, or what is on record is of the old settings."""
+    run = RunFolder(tmp_path)
+    for stage in ("init", "refine"):
+        (run.begin(stage, "old") / "field").write_text("old")
+        run.end(stage, "old", as_folder=True)
+    partial, real, calls = run.begin("init", "new"), getattr(module, name), []
+    (partial / "field").write_text("new")
+    (partial / "checkpoint.pt").write_text("new")
+
+    def killed(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call + 1 and not after:
+            raise SystemError
+        result = real(*args, **kwargs)
+        if len(calls) == call + 1:
+            raise SystemError
+        return result
+
+    with monkeypatch.context() as patch, contextlib.suppress(SystemError):
+        patch.setattr(module, name, killed)
+        run.end("init", "new", as_folder=True)
+    run = RunFolder(tmp_path)
+    for mark in ("old", "new"):
+        assert not run.finished("init", mark) or (tmp_path / "init" / "field").read_text() == mark
+    assert not (run.finished("init", "new") and "refine" in run.record["stages"]), "what was made from the old stage is forgotten with it"
+    if not run.finished("init", "new"):
+        assert {"field", "checkpoint.pt"} <= {file.name for file in run.begin("init", "new").iterdir()}, "the work is kept"
+
+
+def test_a_mark_cut_short_does_not_cost_the_work(tmp_path, monkeypatch):
+    (RunFolder(tmp_path).begin("init", "mark") / "checkpoint.pt").write_text("")
+
+    def cut(path, text):
+        path.open("w").close()
+        raise SystemError
+
+    with monkeypatch.context() as patch, pytest.raises(SystemError):
+        patch.setattr(Path, "write_text", cut)
+        RunFolder(tmp_path).begin("init", "mark")
+    assert (RunFolder(tmp_path).begin("init", "mark") / "checkpoint.pt").exists()
+
+
+def test_a_run_stopped_amid_other_settings_shows_no_metrics(picture, tmp_path, monkeypatch):
+    run = make(picture, tmp_path)
+    monkeypatch.setattr(pipeline, "refine", lambda *args: exec("raise KeyboardInterrupt"))
+    with pytest.raises(KeyboardInterrupt):
+        make(picture, tmp_path, overrides={"refine": SMALL["refine"] | {"sds": 0.05}})
+    assert "metrics" not in json.loads((run.folder / "run.json").read_text())
+
+
+@pytest.mark.parametrize("stage", ["init", "refine"])
+def test_a_stage_that_fails_at_its_views_keeps_its_optimisation(picture, tmp_path, monkeypatch, stage):
+    real, steps = torch.optim.Adam.step, []
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *args: steps.append(1) or real(self, *args))
+
+    def fail(field, grid, s, camera, n, *args):
+        if n == SMALL["turntable"]["views"] and len(steps) == {"init": 40, "refine": 48}[stage]:
+            raise OSError(28, "No space left on device")
+        return turntable(field, grid, s, camera, n, *args)
+
+    turntable = pipeline.turntable
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(pipeline, "turntable", fail)
+        make(picture, tmp_path)
+    make(picture, tmp_path)
+    assert len(steps) == 48, "no step is done twice"
 
 
 def test_the_seconds_of_an_interrupted_stage_add_up(tmp_path):
