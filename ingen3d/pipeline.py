@@ -20,7 +20,7 @@ from core.devices import find_device
 from core.domains import find_domain
 from core.errors import UserError
 from core.images import contact_sheet, load_image
-from core.presets import find_preset
+from core.presets import PRESETS, find_preset
 
 from . import mesh as meshes
 from . import threestudio_engine
@@ -51,6 +51,8 @@ class Models:
         self.name, self.domain, self.device = preset, domain, torch.device(device)
         self.preset = find_preset(preset)
         found = find_domain(domain)  # an unknown one is an error now, not after the first stage
+        if found and found.prior != self.preset.name and {found.prior, self.preset.name} <= PRESETS.keys():
+            raise UserError(f"domain '{found.name}' was trained on the prior of --preset {found.prior}, not on {self.preset.name}'s: give --preset {found.prior}")
         self.domain_folder = found and found.folder
         self.fingerprint = models_fingerprint(self.preset.prior, self.preset.zero123, *([found.folder] if found else []))
 

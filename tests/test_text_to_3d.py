@@ -129,6 +129,17 @@ def test_a_domain_trained_anew_is_used(picture, tmp_path):
     assert again.folder == first.folder and (again.folder / "init" / "field.safetensors").stat().st_mtime_ns > before
 
 
+def test_models_of_other_domains_have_other_fingerprints_and_another_priors_domain_is_refused(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "unet").mkdir(parents=True)
+        (tmp_path / name / "domain.json").write_text(json.dumps(dict(name="mine", phrase="{prompt}", prior="kiln", resolution=128)))
+        save_file({"x": torch.full((9,), float(name == "a"))}, tmp_path / name / "unet" / "model.safetensors")
+    prints = [pipeline.Models("kiln", folder, "cpu").fingerprint for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "a", None)]
+    assert prints[0] == prints[2] and len(set(prints)) == 3
+    with pytest.raises(UserError, match="'mine' was trained on the prior of --preset kiln, not on sd15's"):
+        text_to_3d("a vase", domain=tmp_path / "a", preset="sd15", out=tmp_path, device="cpu")
+
+
 def test_a_model_is_known_by_its_weights_and_a_hub_id_by_its_name(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name / "unet").mkdir(parents=True)
