@@ -25,10 +25,11 @@ from core.presets import PRESETS, find_preset
 from . import mesh as meshes
 from . import threestudio_engine
 from .field import TriPlaneField
+from .foreground import foreground
 from .render import OccupancyGrid
 from .run_folder import RunFolder, choose_folder, fingerprint, models_fingerprint
-from .settings import CameraSettings, Settings, load_settings, refuse_others
-from .stages import initialise, make_reference, reference_metrics, refine, turntable
+from .settings import CameraSettings, ImageSettings, Settings, load_settings, refuse_others
+from .stages import framed, initialise, read_reference, reference_metrics, refine, turntable
 from .threestudio_field import ThreestudioField
 from .zero123 import Zero123
 
@@ -160,24 +161,29 @@ def finish(run: RunFolder) -> Run:
 
 def image_stage(run: RunFolder, models: Models, settings: Settings, picture, prompt, seed, device, made_from):
     """image.png, straight RGBA: the object that is lifted."""
-    size, mark = models.preset.resolution, fingerprint(stage="image", settings=asdict(settings.image), **made_from)
+    mark = fingerprint(stage="image", settings=asdict(settings.image), **made_from)
     if not run.finished("image", mark):
         partial = run.begin("image", mark)
         if picture is None:
-            source = models.pipe(
-                prompt,
-                generator=torch.Generator().manual_seed(seed),
-                guidance_scale=settings.image.guidance_scale,
-                num_inference_steps=settings.image.num_inference_steps,
-            ).images[0]
+            rgba = sample_object(models.pipe, prompt, settings.image, seed, partial / "source.png")
         else:
-            source = picture
-        reference = make_reference(source, settings, size, reframe=picture is not None, device="cpu")
-        rgba = torch.cat([reference.rgb, reference.mask[..., None]], -1).mul(255).round().byte().numpy()
-        Image.fromarray(rgba).save(partial / "image.png")
-        run.end("image", mark, as_folder=False, metrics={"foreground": round(reference.mask.mean().item(), 4)})
+            rgba = framed(picture, models.preset.resolution, settings.image.fill)
+        Image.fromarray(np.uint8((255 * rgba).round())).save(partial / "image.png")
+        run.end("image", mark, as_folder=False, metrics={"foreground": round(float(rgba[..., 3].mean()), 4)})
     # always from the file, so that a resumed run sees the very same pixels
-    return make_reference(Image.open(run.path / "image.png"), settings, size, reframe=False, device=device), mark
+    return read_reference(run.path / "image.png", settings.camera, device), mark
+
+
+def sample_object(pipe: InDomainPipeline, prompt: str, s: ImageSettings, seed: int, file: Path) -> np.ndarray:
+    """The object of a sampled picture, which is kept in `file`: straight RGBA (H, W, 4) in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    source = pipe(prompt, generator=generator, guidance_scale=s.guidance_scale, num_inference_steps=s.num_inference_steps).images[0]
+    source.save(file)
+    try:
+        return foreground(source)
+    except UserError as error:
+        advice = f"try another --seed, a prompt such as '{prompt} on a white background', or --image"
+        raise UserError(f"no object stands out from the background of the sampled picture '{file}': {advice}") from error
 
 
 def init_stage(run: RunFolder, models: Models, settings: Settings, reference, seed, quiet, device, mark):

@@ -43,16 +43,16 @@ class Reference:
         return rgb + (1 - mask[..., None]) * background, mask
 
 
-def make_reference(image: Image.Image, settings: Settings, size: int, reframe: bool, device) -> Reference:
-    """The reference from a picture; a user's picture is moved to the framing that the models know."""
-    if reframe:
-        image = image.convert("RGBA")  # a copy
-        image.thumbnail((1024, 1024), Image.Resampling.LANCZOS)  # no model sees more, and a phone's picture would take minutes
-    rgba = foreground(image)
-    if reframe:
-        rgba = frame(rgba, size, settings.image.fill)
-    rgba = torch.from_numpy(rgba).to(device)
-    c = settings.camera
+def framed(image: Image.Image, size: int, fill: float) -> np.ndarray:
+    """A user's picture moved to the framing that the models know: straight RGBA (size, size, 4) in [0, 1]."""
+    image = image.convert("RGBA")  # a copy
+    image.thumbnail((1024, 1024), Image.Resampling.LANCZOS)  # no model sees more, and a phone's picture would take minutes
+    return frame(foreground(image), size, fill)
+
+
+def read_reference(file: Path, c: CameraSettings, device) -> Reference:
+    """The reference from a straight RGBA picture."""
+    rgba = torch.from_numpy(np.asarray(Image.open(file).convert("RGBA"), np.float32) / 255).to(device)
     camera = Cameras.at(c.reference_elevation_deg, c.reference_azimuth_deg, c.reference_distance, c.fovy_deg, device)
     return Reference(rgba[..., :3], rgba[..., 3], camera)
 

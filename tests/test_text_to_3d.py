@@ -265,8 +265,29 @@ def test_a_large_picture_is_shrunk_before_its_object_is_sought(monkeypatch):
     sizes = []
     monkeypatch.setattr(stages, "foreground", lambda image: sizes.append(image.size) or foreground(image))
     image = Image.fromarray(disc((250, 250, 250), (40, 60, 200), size=64)[0]).resize((3000, 2000))
-    reference = stages.make_reference(image, load_settings("kiln"), 64, reframe=True, device="cpu")
-    assert sizes == [(1024, 683)] and image.size == (3000, 2000) and reference.mask.shape == (64, 64)
+    rgba = stages.framed(image, 64, fill=0.75)
+    assert sizes == [(1024, 683)] and image.size == (3000, 2000) and rgba.shape == (64, 64, 4)
+
+
+def image_stage(out, picture=None, models=None, **settings):
+    settings = load_settings("kiln", {"image": settings})
+    return pipeline.image_stage(RunFolder(out), models or FakeModels(), settings, picture, "a ball", 0, "cpu", {})[0]
+
+
+def test_an_object_that_fills_its_picture_stays_whole(tmp_path):
+    pixels = np.zeros((40, 40, 4), np.uint8)
+    pixels[5:35, 5:35] = 40, 60, 200, 255
+    pixels[15:25, 15:25, :3] = 250  # of two colours
+    reference = image_stage(tmp_path, Image.fromarray(pixels), fill=1.0)
+    assert reference.mask.shape == (64, 64) and reference.mask.min() > 0.5
+
+
+def test_a_sampled_picture_without_an_object_is_kept_and_the_advice_is_for_it(tmp_path):
+    models, grey = FakeModels(), Image.new("RGB", (64, 64), (90, 90, 90))
+    models.pipe = lambda prompt, **kwargs: SimpleNamespace(images=[grey])
+    with pytest.raises(UserError, match="source.png': try another --seed, a prompt such as 'a ball on a white background', or --image"):
+        image_stage(tmp_path, models=models)
+    assert Image.open(tmp_path / "image.partial" / "source.png").getpixel((0, 0)) == (90, 90, 90)
 
 
 @pytest.mark.parametrize("kill_at", [3, 20])
