@@ -53,7 +53,8 @@ class Models:
         self.preset = find_preset(preset)
         found = find_domain(domain)  # an unknown one is an error now, not after the first stage
         if found and found.prior != self.preset.name and {found.prior, self.preset.name} <= PRESETS.keys():
-            raise UserError(f"domain '{found.name}' was trained on the prior of --preset {found.prior}, not on {self.preset.name}'s: give --preset {found.prior}")
+            wrong = f"domain '{found.name}' was trained on the prior of --preset {found.prior}, not on {self.preset.name}'s"
+            raise UserError(f"{wrong}: give --preset {found.prior}")
         self.domain_folder = found and found.folder
         self.fingerprint = models_fingerprint(self.preset.prior, self.preset.zero123, *([found.folder] if found else []))
 
@@ -125,14 +126,16 @@ def text_to_3d(
         else:
             field, grid, mark = init_stage(run, models, settings, reference, seed, quiet, device, mark)
             field, grid, mark = refine_stage(run, models, settings, reference, field, grid, prompt, seed, quiet, device, mark)
-        mesh_stage(run, settings, field, grid, device, mark)
+        mesh_stage(run, settings, field, grid, quiet, device, mark)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"{str(stop) or 'stopped'}; what is done is in '{run.path}': run the same command again to go on") from None
 
     return finish(run)
 
 
-def mesh_checkpoint(checkpoint: str | Path, preset: str = "kiln", out: str | Path = "outputs", device=None, overrides=None) -> Run:
+def mesh_checkpoint(
+    checkpoint: str | Path, preset: str = "kiln", out: str | Path = "outputs", device=None, overrides=None, quiet: bool = False
+) -> Run:
     """A textured mesh of a field that is there already: a run's field.safetensors, or threestudio's TRIAL/ckpts/last.ckpt.
 
     preset: whose settings of mesh and turntable; `overrides` go on top. Files go to OUT/meshes/NAME/, NAME the run's or the trial's.
@@ -146,7 +149,7 @@ def mesh_checkpoint(checkpoint: str | Path, preset: str = "kiln", out: str | Pat
     made_from = dict(checkpoint=str(path))
     run = RunFolder(choose_folder(Path(out) / "meshes" / slug(path.parent.parent.name), made_from))
     run.describe(**made_from, device=str(device), settings=asdict(settings), versions=versions())
-    mesh_stage(run, settings, field, grid, device, fingerprint(**made_from, changed=path.stat().st_mtime))
+    mesh_stage(run, settings, field, grid, quiet, device, fingerprint(**made_from, changed=path.stat().st_mtime))
     return finish(run)
 
 
@@ -197,7 +200,7 @@ def init_stage(run: RunFolder, models: Models, settings: Settings, reference, se
         size = models.preset.zero123_resolution
         field, grid, losses = initialise(reference, models.zero123, settings, size, generator, partial / "checkpoint.pt", quiet, device)
         field.save(partial / "field.safetensors")
-        finish_field(run, "init", mark, field, grid, reference, settings, losses, device)
+        finish_field(run, "init", mark, field, grid, reference, settings, losses, quiet, device)
     return *load_field(run.path / "init" / "field.safetensors", device), mark
 
 
@@ -210,7 +213,7 @@ def refine_stage(run: RunFolder, models: Models, settings: Settings, reference, 
         size = models.preset.resolution
         losses = refine(field, grid, reference, models.pipe, prompt, settings, size, generator, partial / "checkpoint.pt", quiet)
         field.save(partial / "field.safetensors")
-        finish_field(run, "refine", mark, field, grid, reference, settings, losses, device)
+        finish_field(run, "refine", mark, field, grid, reference, settings, losses, quiet, device)
     return *load_field(run.path / "refine" / "field.safetensors", device), mark
 
 
@@ -226,15 +229,15 @@ def threestudio_stage(run: RunFolder, stage: str, config, root: Path, settings: 
             here = {"system": {"weights": str((run.path / "init" / last).resolve())}}
         field, grid = load_field(threestudio_engine.launch(OmegaConf.merge(config, here), root, partial.resolve(), seed, quiet), device)
         losses = threestudio_engine.last_losses(partial / "threestudio")
-        finish_field(run, stage, mark, field, grid, reference, settings, losses, device)
+        finish_field(run, stage, mark, field, grid, reference, settings, losses, quiet, device)
     return *load_field(run.path / stage / last, device), mark
 
 
-def finish_field(run: RunFolder, stage: str, mark, field, grid, reference, settings: Settings, losses, device) -> None:
+def finish_field(run: RunFolder, stage: str, mark, field, grid, reference, settings: Settings, losses, quiet, device) -> None:
     """Views and metrics of an optimisation stage."""
     partial = run.path / f"{stage}.partial"
     grid.update(field, decay=0.0)
-    views = turntable(field, grid, settings.turntable, settings.camera, settings.turntable.views, device)
+    views = turntable(field, grid, settings.turntable, settings.camera, settings.turntable.views, device, f"views of {stage}", quiet)
     (partial / "views").mkdir(exist_ok=True)
     images = [Image.fromarray(view) for view in views]
     for i, image in enumerate(images):
@@ -258,18 +261,18 @@ def load_field(path: Path, device) -> tuple[TriPlaneField | ThreestudioField, Oc
     return field, grid
 
 
-def mesh_stage(run: RunFolder, settings: Settings, field, grid, device, mark) -> None:
+def mesh_stage(run: RunFolder, settings: Settings, field, grid, quiet, device, mark) -> None:
     """mesh.glb, mesh.obj, mesh.ply and turntable.mp4 (turntable.gif where ffmpeg is missing)."""
     mark = fingerprint(stage="mesh", upstream=mark, mesh=asdict(settings.mesh), turntable=asdict(settings.turntable))
     if run.finished("mesh", mark):
         return
     partial, s = run.begin("mesh", mark), settings.mesh
     try:
-        bare = meshes.extract(field, s.resolution, s.threshold, s.faces)
+        bare = meshes.extract(field, s.resolution, s.threshold, s.faces, quiet)
     except ValueError as error:
         raise UserError(f"no mesh: {error}; try another --seed, more --steps or a lower mesh.threshold") from error
     glb = meshes.export(meshes.textured(field, bare, s.texture_size), partial)
-    write_video(partial, turntable(field, grid, settings.turntable, settings.camera, settings.turntable.frames, device))
+    write_video(partial, turntable(field, grid, settings.turntable, settings.camera, settings.turntable.frames, device, quiet=quiet))
     run.end("mesh", mark, as_folder=False, metrics=meshes.facts(glb))
 
 

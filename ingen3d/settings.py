@@ -109,7 +109,7 @@ class Settings:
     turntable: TurntableSettings = dataclasses.field(default_factory=TurntableSettings)
 
 
-BOUNDS = {  # the least and the largest value that can work; other counts start at 1, other numbers at 0
+BOUNDS = {  # the least and the largest value that can work, in some 16 GB; other counts start at 1, other numbers at 0
     "fovy_deg": (1, 170),
     "elevation_range": (-90, 90),
     "elevation_deg": (-90, 90),
@@ -118,11 +118,15 @@ BOUNDS = {  # the least and the largest value that can work; other counts start 
     "distance_range": (RADIUS, math.inf),
     "reference_distance": (RADIUS, math.inf),
     "fill": (0.05, 1),
-    "resolution": (8, 1024),
+    "resolution": (8, 512),
     "levels": (1, 8),
-    "render_size": (8, 4096),
-    "texture_size": (8, 16384),
-    "size": (16, 4096),
+    "render_size": (8, 512),
+    "texture_size": (8, 8192),
+    "size": (16, 2048),
+    "samples": (1, 1024),
+    "batch": (1, 64),
+    "views": (1, 360),
+    "frames": (1, 360),
     "faces": (100, math.inf),
     "threshold": (1e-3, math.inf),
     "blob_radius": (1e-3, math.inf),

@@ -178,7 +178,9 @@ def reference_metrics(field, grid, reference: Reference) -> dict[str, float]:
     }
 
 
-def turntable(field, grid, s: TurntableSettings, camera: CameraSettings, n: int, device) -> np.ndarray:
+def turntable(
+    field, grid, s: TurntableSettings, camera: CameraSettings, n: int, device, name: str = "turntable", quiet: bool = True
+) -> np.ndarray:
     """n views all around, uint8 (n, size, size, 3), from the reference's azimuth on."""
     ring = orbit(n, s.elevation_deg, camera.reference_distance / field.unit, camera.fovy_deg, camera.reference_azimuth_deg, device)
-    return (255 * render_views(field, grid, ring, s.size, s.samples)).round().byte().numpy()
+    return render_views(field, grid, ring, s.size, s.samples, name, quiet)

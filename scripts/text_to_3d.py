@@ -39,7 +39,7 @@ def main() -> None:
     if checkpoint is None:
         run = text_to_3d(**args)
     else:
-        run = mesh_checkpoint(checkpoint, **{name: args[name] for name in ("preset", "out", "device", "overrides")})
+        run = mesh_checkpoint(checkpoint, **{name: args[name] for name in ("preset", "out", "device", "overrides", "quiet")})
     print(f"mesh: {run.mesh}\nturntable and views: {run.folder}\nseconds: {run.metrics['seconds']:g}")
 
 
