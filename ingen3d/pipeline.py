@@ -98,6 +98,8 @@ def text_to_3d(
     """
     if not prompt or not prompt.strip():
         raise UserError("the prompt is empty: say what to make, such as 'a vase'")
+    if not 0 <= seed < 2**62:
+        raise UserError(f"the seed is {seed}: give 0 to {2**62 - 1}")
     if engine not in ("native", "threestudio"):
         raise UserError(f"unknown engine '{engine}': native or threestudio")
     if engine == "threestudio":

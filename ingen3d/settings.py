@@ -149,7 +149,7 @@ def load_settings(config: str, overrides: list[str] | dict | None = None, steps:
         check_keys(Settings(), OmegaConf.to_container(given))
         preset = OmegaConf.create((configs_folder() / f"{config}.yaml").read_text())
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), preset, given))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, TypeError) as error:
         raise UserError(f"a setting in {overrides} has a wrong value: {str(error).splitlines()[0]}") from error
     for stage in (settings.init, settings.refine):
         stage.steps = stage.steps if steps is None else steps
@@ -172,11 +172,13 @@ def check(settings: Settings) -> None:
                 continue
             low, high = BOUNDS.get(name, (1 if isinstance(value, int) else 0, math.inf))
             ends = (value, value) if isinstance(value, (int, float)) else value
-            if not all(low <= end <= high and math.isfinite(end) for end in ends):
+            if not all(isinstance(end, (int, float)) and low <= end <= high and math.isfinite(end) for end in ends):
                 bounds = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
                 raise UserError(f"{section.name}.{name} is {value}: give {bounds}")
             if len(ends) != 2 or ends[0] > ends[1]:
                 raise UserError(f"{section.name}.{name} is {value}: give two numbers, the smaller one first")
+    if settings.init.guidance_scale is None:  # in refine it is the preset's, which Sec. 3.4's first weights share: Zero-1-to-3 has none
+        raise UserError("init.guidance_scale is None: give a number")
     field = settings.field
     if field.resolution % 2 ** (field.levels - 1):  # each level of the pyramid has half the resolution of the next
         raise UserError(f"field.resolution is {field.resolution}: give a multiple of {2 ** (field.levels - 1)} for {field.levels} levels")

@@ -337,6 +337,12 @@ def test_an_empty_prompt_is_refused(prompt, tmp_path):
         text_to_3d(prompt, out=tmp_path, models=FakeModels())
 
 
+@pytest.mark.parametrize("seed", [-1, 2**62])
+def test_a_seed_that_no_generator_takes_is_refused(seed, picture, tmp_path):
+    with pytest.raises(UserError, match=f"the seed is {seed}: give 0 to"):
+        make(picture, tmp_path, seed=seed)
+
+
 def test_an_output_folder_that_cannot_be_written_is_named(picture, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to .*file"):
@@ -355,6 +361,10 @@ def test_an_output_folder_that_cannot_be_written_is_named(picture, tmp_path):
         (["camera.reference_distance=0.5"], "camera.reference_distance"),
         (["mesh.texture_size=0"], "mesh.texture_size is 0"),
         (["field.resolution=100"], "multiple of 8"),
+        (["turntable.size=4096"], "turntable.size is 4096: give 16 to 2048"),
+        (["camera.distance_range={a: 1}"], "wrong value"),
+        (["camera.distance_range=[[1,2],3]"], "camera.distance_range is .*: give at least 1"),
+        (["init.guidance_scale=null"], "init.guidance_scale is None: give a number"),
         (["init.rgb=.nan"], "init.rgb is nan"),
         (["refine.t_end=[0.5,20]"], "refine.t_end.*0 to 1"),
         (["init.steps=[1"], "wrong value"),
