@@ -140,6 +140,27 @@ def test_models_of_other_domains_have_other_fingerprints_and_another_priors_doma
         text_to_3d("a vase", domain=tmp_path / "a", preset="sd15", out=tmp_path, device="cpu")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kilns_own_models_go_from_a_prompt_to_a_mesh(kiln_weights, tmp_path, monkeypatch, dtype):
+    """In half precision, as on a GPU, too: then scores are still taken in full precision."""
+    seen, real = [], stages.sds
+    monkeypatch.setattr(stages, "sds", lambda latents, *args: seen.append(latents.dtype) or real(latents, *args))
+    monkeypatch.setattr(pipeline, "default_dtype", lambda device: dtype)
+    overrides = SMALL | {"image": {"num_inference_steps": 8}, "mesh": {"resolution": 32, "texture_size": 64}}
+    models = pipeline.Models("kiln", "porcelain", "cpu")
+    run = text_to_3d("a vase", models=models, steps=2, out=tmp_path, overrides=overrides, device="cpu", quiet=True)
+    assert run.metrics["mesh_faces"] > 100 and (run.folder / "source.png").is_file() and 0.02 < run.metrics["image_foreground"] < 0.9
+    assert seen == [torch.float32] * 4 and {module.dtype for module in (models.pipe.unet, models.pipe.vae, models.pipe.domain_unet)} == {dtype}
+    assert "zero123" not in vars(models), "after the first field there is no need of it"
+
+
+def test_the_view_that_a_prompt_names_is_counted_from_the_reference():
+    from ingen3d.cameras import Cameras
+
+    views = [stages.view_phrase(Cameras.at(20, azimuth, 3.2, 40), 90.0) for azimuth in (80, 180, 280, 359)]
+    assert views == [", front view", ", side view", ", back view", ", side view"]
+
+
 def test_a_model_is_known_by_its_weights_and_a_hub_id_by_its_name(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name / "unet").mkdir(parents=True)
