@@ -27,7 +27,7 @@ def models_fingerprint(*names: str | Path) -> str:
     for name in names:
         if not Path(name).is_dir():
             digest.update(str(name).encode())
-        for file in sorted(file for file in Path(name).rglob("*") if file.suffix in (".json", ".safetensors")):
+        for file in sorted(file for file in Path(name).rglob("*") if file.suffix in (".json", ".safetensors", ".bin")):
             with open(file, "rb") as stream:
                 size = file.stat().st_size
                 digest.update(f"{file.relative_to(name)} {size}".encode() + stream.read(ENDS))

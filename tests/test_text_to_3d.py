@@ -169,6 +169,9 @@ def test_a_model_is_known_by_its_weights_and_a_hub_id_by_its_name(tmp_path):
     save_file({"x": torch.ones(200_000)}, tmp_path / "b" / "unet" / "model.safetensors")
     assert same and models_fingerprint(tmp_path / "a") != models_fingerprint(tmp_path / "b")
     assert models_fingerprint("owner/a") != models_fingerprint("owner/b")
+    before = models_fingerprint(tmp_path / "a")
+    torch.save({"x": torch.ones(9)}, tmp_path / "a" / "unet" / "diffusion_pytorch_model.bin")  # all that zero123-xl has
+    assert models_fingerprint(tmp_path / "a") != before
 
 
 def test_runs_from_other_pictures_or_presets_do_not_share_a_folder(tmp_path):
