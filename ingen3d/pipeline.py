@@ -232,7 +232,8 @@ def threestudio_stage(run: RunFolder, stage: str, config, root: Path, settings: 
             here = {"data": {"image_path": str((run.path / "image.png").resolve())}}
         else:
             here = {"system": {"weights": str((run.path / "init" / last).resolve())}}
-        field, grid = load_field(threestudio_engine.launch(OmegaConf.merge(config, here), root, partial.resolve(), seed, quiet), device)
+        last_there = threestudio_engine.launch(OmegaConf.merge(config, here), root, partial.resolve(), seed, quiet, device)
+        field, grid = load_field(last_there, device)
         losses = threestudio_engine.last_losses(partial / "threestudio")
         finish_field(run, stage, mark, field, grid, reference, settings, losses, quiet, device)
     return *load_field(run.path / stage / last, device), mark

@@ -2,7 +2,7 @@
 
 The folder layout is the diffusers one of `kxic/zero123-xl`: unet, vae, image_encoder, cc_projection, scheduler, feature_extractor.
 A folder may leave out the vae, which is Stable Diffusion's: the prior's takes its place. safetensors are taken where there are any;
-zero123-xl on the Hub has pickles alone (Neural_Gaffer's issue 12), which diffusers and transformers read with `weights_only=True`.
+zero123-xl on the Hub has pickles alone (Neural_Gaffer's issue 12), which today's diffusers and transformers read with `weights_only=True`.
 """
 
 import json

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import runpy
 import shutil
 import signal
 from pathlib import Path
@@ -365,6 +366,14 @@ def test_an_empty_prompt_is_refused(prompt, tmp_path):
 def test_a_seed_that_no_generator_takes_is_refused(seed, picture, tmp_path):
     with pytest.raises(UserError, match=f"the seed is {seed}: give 0 to"):
         make(picture, tmp_path, seed=seed)
+
+
+@pytest.mark.parametrize("given", ["--image x.png", "--steps 3", "--seed 1", "--domain none", "--engine threestudio", "--threestudio-root x"])
+def test_what_a_checkpoint_leaves_no_choice_in_is_refused(given, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["text_to_3d.py", "--from-checkpoint", "field.safetensors", *given.split()])
+    script = runpy.run_path(Path(__file__).parent.parent / "scripts" / "text_to_3d.py")
+    with pytest.raises(UserError, match=f"{given.split()[0]} has no effect with --from-checkpoint"):
+        script["main"]()
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(picture, tmp_path):
