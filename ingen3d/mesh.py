@@ -12,6 +12,8 @@ from PIL import Image
 from scipy import ndimage
 from tqdm.auto import tqdm
 
+from core.errors import UserError
+
 from .field import RADIUS
 
 Y_UP = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]], float)  # glTF: +y up; ours: +z up
@@ -148,9 +150,14 @@ def textured(field, mesh: trimesh.Trimesh, texture_size: int = 1024) -> trimesh.
 
 
 def facts(path: Path) -> dict:
-    """What a user finds in an exported GLB: its texture's size, and its shape once the vertices that UV seams split are one again."""
+    """What a user finds in an exported GLB: its texture's size, and its shape once the vertices that UV seams split are one again.
+
+    Raises UserError for one without a texture.
+    """
     mesh = trimesh.load(path, force="mesh")
-    texture = mesh.visual.material.baseColorTexture
+    texture = getattr(getattr(mesh.visual, "material", None), "baseColorTexture", None)
+    if texture is None:
+        raise UserError(f"'{path}' has no texture: give a mesh.glb as scripts/text_to_3d.py writes it")
     mesh.merge_vertices(merge_tex=True, merge_norm=True)
     return {
         "faces": len(mesh.faces),

@@ -52,6 +52,16 @@ def read_record(path: Path) -> dict:
     return record if isinstance(record, dict) else {}
 
 
+def finished_record(path: Path | None) -> dict:
+    """run.json of a finished run from a prompt. Raises UserError."""
+    record = read_record(path) if path else {}
+    if not record:
+        raise UserError(f"--folder {path} is no run folder: give one that scripts/text_to_3d.py wrote")
+    if "metrics" not in record or "prompt" not in record or not (path / "mesh.glb").is_file():
+        raise UserError(f"the run in '{path}' did not come from a prompt to a mesh: give the command that began it again, then measure it")
+    return record
+
+
 def write_atomically(path: Path, text: str) -> None:
     """By way of another file, so that a run killed amid it keeps the one before."""
     partial = path.with_name(f"{path.name}.partial")

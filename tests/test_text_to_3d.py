@@ -24,6 +24,7 @@ from ingen3d.foreground import foreground, frame
 from ingen3d.run_folder import RunFolder, choose_folder, models_fingerprint
 from ingen3d.settings import load_settings
 from tests.test_field_render import picture_of_ball
+from tests.test_fire import made_up_views
 
 SMALL = {
     "field": {"resolution": 32, "features": 4, "levels": 2, "hidden": 16},
@@ -120,6 +121,42 @@ def test_finished_stages_are_reused_and_only_what_changed_is_made_again(picture,
     make(picture, tmp_path, overrides={"refine": SMALL["refine"] | {"sds": 0.05}})
     changed = {name for name in before if before[name] != time_of(name)}
     assert changed == {"refine/field.safetensors", "mesh.glb"}
+
+
+def evaluate(monkeypatch, data, *given):
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, given)])
+    monkeypatch.setattr("core.kiln.fire.CACHE", data)
+    runpy.run_path(Path(__file__).parent.parent / "scripts" / "evaluate.py")["main"]()
+
+
+def test_a_run_is_judged_by_its_own_domain(kiln_weights, picture, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torchmetrics")
+    made_up_views(tmp_path / "data" / "porcelain", "porcelain")
+    folder = make(picture, tmp_path).folder
+    evaluate(monkeypatch, tmp_path, "run", "--folder", folder)
+    measured = json.loads(capsys.readouterr().out)["run"]
+    assert len(measured["refine_classes"]) == 2 and measured["init_kid"] != measured["refine_kid"] and measured["texture_size"] == 256
+    trimesh.creation.box().export(folder / "mesh.glb")
+    with pytest.raises(UserError, match="mesh.glb' has no texture"):
+        evaluate(monkeypatch, tmp_path, "run", "--folder", folder)
+    record = json.loads((folder / "run.json").read_text())
+    for change, message in (({"domain": None}, "without a domain"), ({"domain": "faces"}, "faces holds no rendered views"), ({"metrics": ...}, "again")):
+        (folder / "run.json").write_text(json.dumps({k: v for k, v in (record | change).items() if v is not ...}))
+        with pytest.raises(UserError, match=message):
+            evaluate(monkeypatch, tmp_path, "run", "--folder", folder)
+    (folder / "mesh.glb").unlink()
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="did not come from a prompt to a mesh"):
+        evaluate(monkeypatch, tmp_path, "run", "--folder", folder)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [("prior --seeds 0", "--seeds is 0"), ("domain --images 1", "--images 1"), ("domain --domain porcelan", "did you mean 'porcelain'"), ("run", "no run folder")],
+)
+def test_what_cannot_be_measured_is_one_clear_line(given, message, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=message):
+        evaluate(monkeypatch, tmp_path, *given.split())
 
 
 def test_a_domain_trained_anew_is_used(picture, tmp_path):
