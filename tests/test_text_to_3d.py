@@ -152,7 +152,12 @@ def test_a_run_is_judged_by_its_own_domain(kiln_weights, picture, tmp_path, monk
 
 @pytest.mark.parametrize(
     "given, message",
-    [("prior --seeds 0", "--seeds is 0"), ("domain --images 1", "--images 1"), ("domain --domain porcelan", "did you mean 'porcelain'"), ("run", "no run folder")],
+    [
+        ("prior --seeds 0", "--seeds is 0"),
+        ("domain --images 1", "--images 1"),
+        ("domain --domain porcelan", "did you mean 'porcelain'"),
+        ("run", "no run folder"),
+    ],
 )
 def test_what_cannot_be_measured_is_one_clear_line(given, message, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=message):
