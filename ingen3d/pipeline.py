@@ -159,7 +159,7 @@ def mesh_checkpoint(
 
 def finish(run: RunFolder) -> Run:
     """Sum up the stages in run.json."""
-    run.record["metrics"] = {f"{stage}_{k}": v for stage, entry in run.record["stages"].items() for k, v in entry["metrics"].items()}
+    run.record["metrics"] = {f"{stage}_{k}": v for stage, entry in run.record["stages"].items() for k, v in entry.get("metrics", {}).items()}
     run.record["metrics"]["seconds"] = round(sum(entry["seconds"] for entry in run.record["stages"].values()), 1)
     run.record["peak_memory_gib"] = peak_memory_gib()
     run.write_record()
@@ -205,8 +205,8 @@ def init_stage(run: RunFolder, models: Models, settings: Settings, reference, se
         field, grid, losses = initialise(reference, models.zero123, settings, size, generator, partial / "checkpoint.pt", quiet, device)
         vars(models).pop("zero123", None)  # makes room on a GPU
         field.save(partial / "field.safetensors")
-        finish_field(run, "init", mark, field, grid, reference, settings, losses, quiet, device)
-    return *load_field(run.path / "init" / "field.safetensors", device), mark
+        end_field(run, "init", mark, field, grid, reference, losses)
+    return *show_field(run, "init", "field.safetensors", settings, quiet, device, mark), mark
 
 
 def refine_stage(run: RunFolder, models: Models, settings: Settings, reference, field, grid, prompt, seed, quiet, device, mark):
@@ -218,8 +218,8 @@ def refine_stage(run: RunFolder, models: Models, settings: Settings, reference, 
         size = models.preset.resolution
         losses = refine(field, grid, reference, models.pipe, prompt, settings, size, generator, partial / "checkpoint.pt", quiet)
         field.save(partial / "field.safetensors")
-        finish_field(run, "refine", mark, field, grid, reference, settings, losses, quiet, device)
-    return *load_field(run.path / "refine" / "field.safetensors", device), mark
+        end_field(run, "refine", mark, field, grid, reference, losses)
+    return *show_field(run, "refine", "field.safetensors", settings, quiet, device, mark), mark
 
 
 def threestudio_stage(run: RunFolder, stage: str, config, root: Path, settings: Settings, reference, seed, quiet, device, mark):
@@ -235,22 +235,31 @@ def threestudio_stage(run: RunFolder, stage: str, config, root: Path, settings: 
         last_there = threestudio_engine.launch(OmegaConf.merge(config, here), root, partial.resolve(), seed, quiet, device)
         field, grid = load_field(last_there, device)
         losses = threestudio_engine.last_losses(partial / "threestudio")
-        finish_field(run, stage, mark, field, grid, reference, settings, losses, quiet, device)
-    return *load_field(run.path / stage / last, device), mark
+        end_field(run, stage, mark, field, grid, reference, losses)
+    return *show_field(run, stage, last, settings, quiet, device, mark), mark
 
 
-def finish_field(run: RunFolder, stage: str, mark, field, grid, reference, settings: Settings, losses, quiet, device) -> None:
-    """Views and metrics of an optimisation stage."""
-    partial = run.path / f"{stage}.partial"
+def end_field(run: RunFolder, stage: str, mark, field, grid, reference, losses) -> None:
+    """Put an optimisation stage in place, with its metrics."""
     grid.update(field, decay=0.0)
-    views = turntable(field, grid, settings.turntable, settings.camera, settings.turntable.views, device, f"views of {stage}", quiet)
-    (partial / "views").mkdir(exist_ok=True)
-    images = [Image.fromarray(view) for view in views]
-    for i, image in enumerate(images):
-        image.save(partial / "views" / f"{i:03d}.png")
-    contact_sheet(images, columns=len(images)).save(partial / "views.png")
     metrics = reference_metrics(field, grid, reference)
     run.end(stage, mark, as_folder=True, metrics=metrics, losses={k: float(f"{v:.4g}") for k, v in losses.items()})
+
+
+def show_field(run: RunFolder, stage: str, file: str | Path, settings: Settings, quiet, device, mark):
+    """A stage's field, after STAGE/views and their sheet STAGE/views.png: made again where only the turntable has changed."""
+    field, grid = load_field(run.path / stage / file, device)
+    name, s = f"{stage}/views", settings.turntable
+    mark = fingerprint(stage=name, upstream=mark, camera=asdict(settings.camera), turntable=asdict(s) | {"frames": None})
+    if not run.finished(name, mark):
+        partial = run.begin(name, mark)
+        views = turntable(field, grid, s, settings.camera, s.views, device, f"views of {stage}", quiet)
+        images = [Image.fromarray(view) for view in views]
+        for i, image in enumerate(images):
+            image.save(partial / f"{i:03d}.png")
+        contact_sheet(images, columns=len(images)).save(run.path / stage / "views.png")
+        run.end(name, mark, as_folder=True)
+    return field, grid
 
 
 def load_field(path: Path, device) -> tuple[TriPlaneField | ThreestudioField, OccupancyGrid]:

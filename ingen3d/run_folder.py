@@ -101,7 +101,7 @@ class RunFolder:
     def begin(self, stage: str, print_: str) -> Path:
         """The folder to work in: what an interrupted run with the same settings left, or an empty one. Starts the stage's clock."""
         partial, target = self.path / f"{stage}.partial", self.path / stage
-        if stage not in self.record["stages"] and (target / "fingerprint").exists() and not partial.exists():
+        if not self.record["stages"].get(stage) and (target / "fingerprint").exists() and not partial.exists():
             os.replace(target, partial)  # whole, but killed before it was recorded
         mark, spent = partial / "fingerprint", 0.0
         if partial.exists():
@@ -119,11 +119,15 @@ class RunFolder:
         """Put a stage's files in place, as the folder `stage` or side by side in the run's, and record it.
 
         It is forgotten first, with those after it: a run killed amid this has too few stages on record, never files of other settings.
+        Nothing is made from a part of a stage, STAGE/PART.
         """
         partial, target = self.path / f"{stage}.partial", self.path / stage
-        stages = list(self.record["stages"])
-        for name in stages[stages.index(stage) :] if stage in stages else []:
-            del self.record["stages"][name]
+        stages = self.record["stages"]
+        if "/" in stage:
+            stages[stage] = {}
+        elif stage in stages:
+            for name in list(stages)[list(stages).index(stage) :]:
+                del stages[name]
         self.write_record()
         if as_folder:
             files = [stage]
@@ -134,7 +138,7 @@ class RunFolder:
             for file in files:
                 os.replace(partial / file, self.path / file)
         seconds = round(time.monotonic() - self.started, 1)
-        self.record["stages"][stage] = {"fingerprint": print_, "files": files, "seconds": seconds, **entry}
+        stages[stage] = {"fingerprint": print_, "files": files, "seconds": seconds, **entry}
         self.write_record()
         for name in SCAFFOLD if as_folder else ():
             (target / name).unlink(missing_ok=True)

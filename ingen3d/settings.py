@@ -124,7 +124,7 @@ BOUNDS = {  # the least and the largest value that can work, in some 16 GB; othe
     "texture_size": (8, 8192),
     "size": (16, 2048),
     "samples": (1, 1024),
-    "batch": (1, 64),
+    "batch": (1, 16),
     "views": (1, 360),
     "frames": (1, 360),
     "faces": (100, math.inf),

@@ -123,6 +123,17 @@ def test_finished_stages_are_reused_and_only_what_changed_is_made_again(picture,
     assert changed == {"refine/field.safetensors", "mesh.glb"}
 
 
+def test_other_views_cost_no_optimisation(picture, tmp_path):
+    run = make(picture, tmp_path)
+    before = {stage: (run.folder / stage / "field.safetensors").stat().st_mtime_ns for stage in ("init", "refine")}
+    make(picture, tmp_path, overrides={"turntable": SMALL["turntable"] | {"views": 3, "size": 16}})
+    for stage, time in before.items():
+        assert {Image.open(file).size for file in (run.folder / stage / "views").iterdir()} == {(16, 16)}
+        assert len(list((run.folder / stage / "views").iterdir())) == 3 and Image.open(run.folder / stage / "views.png").size == (48, 16)
+        assert (run.folder / stage / "field.safetensors").stat().st_mtime_ns == time
+    assert list(json.loads((run.folder / "run.json").read_text())["stages"]) == ["image", "init", "init/views", "refine", "refine/views", "mesh"]
+
+
 def evaluate(monkeypatch, data, *given):
     monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, given)])
     monkeypatch.setattr("core.kiln.fire.CACHE", data)
