@@ -46,7 +46,8 @@ def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prio
           folder: Path, device: torch.device, steps: int, batch_size: int = 20, made_from: str = "", quiet: bool = False) -> nn.ModuleDict:
     """Denoise a target view given the reference's latents (unscaled, concatenated) and one token of CLIP image and camera.
 
-    latents (N, C, h, w) scaled, embeds (N, d) CLIP image embeddings, and made_from what tells their model from others. Returns {"unet", "cc_projection"}.
+    latents (N, C, h, w) scaled, embeds (N, d) CLIP image embeddings, made_from tells their model from others.
+    Returns {"unet", "cc_projection"}.
     """
     torch.manual_seed(0)
     unet, projection = from_prior(prior), CCProjection(WIDTH + POSE, WIDTH)
