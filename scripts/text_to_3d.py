@@ -7,7 +7,7 @@ python scripts/text_to_3d.py --from-checkpoint outputs/multi-guidance-refine/a_v
 import argparse
 from pathlib import Path
 
-from core.errors import run_cli
+from core.errors import UserError, run_cli
 from core.progress import hide_loading_bars
 from ingen3d.pipeline import mesh_checkpoint, text_to_3d
 
@@ -31,6 +31,10 @@ def main() -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="a setting, such as refine.sds=0.2"
     )
     args = vars(parser.parse_args())
+    if args["from_checkpoint"]:
+        for name in ("image", "steps", "seed", "domain", "engine", "threestudio_root"):
+            if args[name] != parser.get_default(name):
+                raise UserError(f"--{name.replace('_', '-')} has no effect with --from-checkpoint, which only meshes a field: leave it out")
     if args["quiet"]:
         hide_loading_bars()
     if args["domain"].lower() == "none":
@@ -39,7 +43,7 @@ def main() -> None:
     if checkpoint is None:
         run = text_to_3d(**args)
     else:
-        run = mesh_checkpoint(checkpoint, **{name: args[name] for name in ("preset", "out", "device", "overrides")})
+        run = mesh_checkpoint(checkpoint, **{name: args[name] for name in ("preset", "out", "device", "overrides", "quiet")})
     print(f"mesh: {run.mesh}\nturntable and views: {run.folder}\nseconds: {run.metrics['seconds']:g}")
 
 

@@ -46,12 +46,13 @@ def test_a_palette_with_transparency_is_white_too(tmp_path):
     assert torch.allclose(read(tmp_path), torch.ones(1))
 
 
-def test_grey_of_8_and_16_bits_agree(tmp_path):
+def test_grey_of_8_and_16_bits_and_floats_agree(tmp_path):
     ramp = np.tile(np.linspace(0, 255, 80).astype(np.uint8), (80, 1))
     Image.fromarray(ramp).save(tmp_path / "a.png")
     Image.fromarray(ramp.astype(np.uint16) * 257).save(tmp_path / "b.png")
-    a, b = read(tmp_path)
-    assert torch.allclose(a, b, atol=0.02) and a.std() > 0.4
+    Image.fromarray(ramp.astype(np.float32) / 255).save(tmp_path / "c.tiff")
+    a, b, c = read(tmp_path)
+    assert torch.allclose(a, b, atol=0.02) and torch.allclose(a, c, atol=0.02) and a.std() > 0.4
 
 
 def test_a_dark_16_bit_picture_stays_dark(tmp_path):
