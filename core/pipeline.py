@@ -1,7 +1,8 @@
 """InDomainPipeline: a diffusers pipeline that samples with the multi-guidance rule (Sec. 3.4)."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -32,9 +33,10 @@ class InDomainPipeline(DiffusionPipeline):
 
     phrase: how a prompt is said in the domain, with "{prompt}" in it. guidance_scale, num_inference_steps and, where there is a domain,
     unconditional_scale (w_d without a prompt) and guidance_interval: what calls use by default.
+    `enable_model_cpu_offload` keeps both UNets on the GPU during a call, as each step needs them; `enable_sequential_cpu_offload` neither.
     """
 
-    model_cpu_offload_seq = "text_encoder->domain_unet->unet->vae"
+    model_cpu_offload_seq = "text_encoder->unet->vae"  # not domain_unet: each step needs both UNets, neither may evict the other
     _optional_components = ["domain_unet"]
 
     def __init__(
@@ -86,10 +88,23 @@ class InDomainPipeline(DiffusionPipeline):
     def set_domain(self, name: str | Path | None) -> "InDomainPipeline":
         """Take another domain (or none) over the same prior. Raises UserError for one that was trained on another prior."""
         domain = find_domain(name)
-        unet = None if domain is None else load_domain_unet(domain, self.unet)
-        self.register_modules(domain_unet=unet)
+        with self.without_offload():
+            self.register_modules(domain_unet=None if domain is None else load_domain_unet(domain, self.unet))
         self.register_to_config(phrase="{prompt}" if domain is None else domain.phrase)
         return self
+
+    @contextmanager
+    def without_offload(self) -> Iterator[None]:
+        """All weights in place, with none of the hooks of CPU offload, for as long as parts are exchanged."""
+        if not hasattr(self, "_offload_device") or not hasattr(self.unet, "_hf_hook"):
+            yield
+            return
+        offload = self.enable_model_cpu_offload if self._all_hooks else self.enable_sequential_cpu_offload
+        self.remove_all_hooks()
+        try:
+            yield
+        finally:
+            offload(device=self._offload_device)
 
     def compose(self, prompt: str) -> str:
         """The prompt as the domain says it: bare conditions, multiplied as if independent, fight each other (App. A)."""
@@ -97,11 +112,11 @@ class InDomainPipeline(DiffusionPipeline):
 
     def encode_prompt(self, prompts: list[str]) -> torch.Tensor:
         """Text features (B, T, d). What the tokenizer cannot take is cut off and logged."""
-        return encode_prompts(self.tokenizer, self.text_encoder, prompts).to(self.unet.dtype)
+        return encode_prompts(self.tokenizer, self.text_encoder, prompts, self._execution_device).to(self.unet.dtype)
 
     def encode_images(self, images: torch.Tensor, generator: torch.Generator | list[torch.Generator] | None = None) -> torch.Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] to scaled latents (B, C, H/f, W/f); differentiable. generator: draw them; else the posterior's mode."""
-        posterior = self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist
+        posterior = self.vae.encode(images.to(self._execution_device, self.vae.dtype)).latent_dist
         return (posterior.mode() if generator is None else posterior.sample(generator)) * self.vae.config.scaling_factor
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
