@@ -23,7 +23,8 @@ class MultiGuidance:
     terms: the K conditional predictions; with none of them eps_hat is eps_0. Those of weight 0 are left out.
     guidance_scale: w0, the total that terms without a weight of their own share.
     guidance_rescale: diffusers', 0 to 1: how far eps_hat takes the spread of the conditional prediction (Lin et al. 2023, Sec. 3.4).
-    guidance_interval: fractions of all steps; outside weights are scaled to add up to 1, so that eps_0 cancels (Kynkaanniemi et al. 2024).
+    guidance_interval: fractions of all steps (Kynkaanniemi et al. 2024); outside, negative weights are 0 and the others, where they add up to
+        more than 1, are scaled to add up to 1, so that eps_0 cancels.
     timesteps: (n,) the sampler's steps, the noisiest first; by default each of the 1000, for score distillation.
 
     `weights` (K, B) are the first call's; those of Sec. 3.4 are held from then on. None before it.
@@ -72,8 +73,8 @@ class MultiGuidance:
         for i, term in enumerate(self.terms):
             if term.weight is not None:
                 weights[i] = step.pick(term.weight)
-        total = weights.sum(0)
-        return torch.where(step.within(*self.guidance_interval) | (total == 0), weights, weights / total)
+        outside = weights.clamp(min=0)
+        return torch.where(step.within(*self.guidance_interval), weights, outside / outside.sum(0).clamp(min=1))
 
     def rescale(self, eps_hat: torch.Tensor, weights: torch.Tensor, eps: Sequence[torch.Tensor], z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """eps_hat with the spread of the terms' weighted mean eps_c, both as the prior predicts them, about `origin`, its 0."""

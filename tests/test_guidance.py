@@ -124,6 +124,13 @@ def test_outside_its_interval_guidance_is_the_conditional_prediction(z_t):
     assert torch.allclose(rule(z_t, 100), z_t + 6 * -0.5 * z_t + 2 * z_t, atol=1e-5)
 
 
+@pytest.mark.parametrize("given, outside", [((3.0, -2.9), (1, 0)), ((-1.0, -2.0), (0, 0)), ((0.3, 0.2), (0.3, 0.2)), ((2.0, -1.0), (1, 0))])
+def test_outside_its_interval_no_weight_grows_or_is_negative(z_t, given, outside):
+    rule = MultiGuidance(Term(Linear(1.0)), [Term(Linear(gain), weight=w) for gain, w in zip((0.5, 2.0), given)], guidance_interval=(0.5, 1.0))
+    assert torch.allclose(rule(z_t, 900), (1 - 0.5 * outside[0] + outside[1]) * z_t, atol=1e-6)
+    assert torch.allclose(rule(z_t, 100), (1 - 0.5 * given[0] + given[1]) * z_t, atol=1e-5)
+
+
 def test_first_weights_are_taken_even_where_guidance_is_not_yet_on(z_t):
     make = lambda interval: MultiGuidance(Term(Linear(1.0)), [Term(Linear(0.5)), Term(Linear(2.0))], guidance_interval=interval)
     late, always = make((0.5, 1.0)), make((0.0, 1.0))
