@@ -21,7 +21,7 @@ class MultiGuidance:
 
     uncond: eps_0, the *prior's* unconditional prediction: a fine-tuned network's drifts to its domain (Sec. 3.2).
     terms: the K conditional predictions; with none of them eps_hat is eps_0. Those of weight 0 are left out.
-    guidance_scale: w0, the total that terms without a weight of their own share.
+    guidance_scale: w0, the total that terms without a weight of their own share, by themselves.
     guidance_rescale: diffusers', 0 to 1: how far eps_hat takes the spread of the conditional prediction (Lin et al. 2023, Sec. 3.4).
     guidance_interval: fractions of all steps (Kynkaanniemi et al. 2024); outside, negative weights are 0 and the others, where they add up to
         more than 1, are scaled to add up to 1, so that eps_0 cancels.
@@ -58,10 +58,10 @@ class MultiGuidance:
         return (next(predictions) if is_used else torch.zeros_like(z_t) for is_used in used)
 
     def first_weights(self, eps_0: torch.Tensor, eps: Sequence[torch.Tensor], step: Step) -> torch.Tensor:
-        """w_i = (w0 / K) ||eps_0|| / ||eps_i|| for each sample, so that sum_i w_i ||eps_i|| = w0 ||eps_0|| (Sec. 3.4): (K, B)."""
-        weights = torch.empty(len(eps), len(eps_0))
+        """(K, B): given ones, and for the k terms without w_i = (w0 / k) ||eps_0|| / ||eps_i||, so that their w_i ||eps_i|| add up to w0 ||eps_0||."""
+        weights, share = torch.empty(len(eps), len(eps_0)), self.guidance_scale / max(sum(term.weight is None for term in self.terms), 1)
         for i, (term, eps_i) in enumerate(zip(self.terms, eps, strict=True)):
-            weights[i] = self.guidance_scale / len(eps) * norm(eps_0) / norm(eps_i) if term.weight is None else step.pick(term.weight)
+            weights[i] = share * norm(eps_0) / norm(eps_i) if term.weight is None else step.pick(term.weight)  # Sec. 3.4
         return weights
 
     def weights_at(self, step: Step, batch: int) -> torch.Tensor:

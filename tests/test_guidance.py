@@ -63,6 +63,13 @@ def test_first_weights_share_w0_so_that_the_weighted_norms_add_up_for_each_sampl
     assert not torch.allclose(rule.weights[1, 0], rule.weights[1, 1])
 
 
+@pytest.mark.parametrize("explicit", [[], [1.25], [1.25, 4.0]])
+def test_w0_is_shared_by_the_terms_without_a_weight_alone(z_t, explicit):
+    rule = MultiGuidance(Term(Linear(1.0)), [Term(Linear(0.5)), *(Term(Linear(3.0), weight=w) for w in explicit), Term(Linear(2.0))], guidance_scale=6.0)
+    rule(z_t, T)
+    assert torch.allclose(rule.weights[:, 0], torch.tensor([3 / 0.5, *explicit, 3 / 2.0]))
+
+
 def test_weights_are_taken_at_the_first_call_and_held_and_explicit_ones_override(z_t):
     prior = Linear(1.0)
     rule = MultiGuidance(Term(prior, context(0.0)), [Term(prior, context(0.8)), Term(Linear(0.5), weight=1.25)])
