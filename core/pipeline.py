@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -255,8 +256,7 @@ class InDomainPipeline(DiffusionPipeline):
             raise UserError(f"num_inference_steps is {steps}: give 1 or more")
         if not 0 <= strength <= 1:
             raise UserError(f"strength is {strength}: give 0, which keeps the picture, to 1, which makes it anew")
-        # a scheduler of its own for each call, set to what the rule predicts
-        scheduler = type(self.scheduler).from_config(self.scheduler.config, prediction_type="epsilon")
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)  # one of its own for each call
         start = 1.0 if image is None else strength
         timesteps = last_timesteps(scheduler, steps, start)
         if guidance.get("guidance_interval") is None:
@@ -276,7 +276,7 @@ class InDomainPipeline(DiffusionPipeline):
             return callback_on_step_end and callback_on_step_end(self, i, t, {"latents": latents}).get("latents")
 
         with self.progress_bar(total=len(timesteps)) as bar:
-            latents = denoise(predict, scheduler, latents, steps, generator, on_step, clean, start, mask)
+            latents = denoise(partial(predict.prediction, alphas_cumprod=self.alphas_cumprod), scheduler, latents, steps, generator, on_step, clean, start, mask)
         images = latents if output_type == "latent" else self.image_processor.postprocess(self.decode_latents(latents), output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images) if return_dict else (images,)

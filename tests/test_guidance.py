@@ -178,6 +178,18 @@ def test_a_network_that_predicts_v_is_turned_into_eps(z_t):
     assert torch.allclose(MultiGuidance(Term(network, alphas_cumprod=alphas_cumprod), [])(noisy, T), noise, atol=1e-5)
 
 
+@pytest.mark.parametrize("prior_predicts_v", [False, True])
+def test_networks_that_predict_eps_and_v_mix(z_t, prior_predicts_v):
+    alphas_cumprod, eps_0, eps_1 = torch.linspace(0.999, 0.01, 1000), torch.randn_like(z_t), torch.randn_like(z_t)
+    a = alphas_cumprod[T].view(-1, 1, 1, 1)
+    v = lambda eps: (eps - (1 - a).sqrt() * z_t) / a.sqrt()
+    says_eps = lambda eps, weight=None: Term(lambda z, t: SimpleNamespace(sample=eps), weight=weight)
+    says_v = lambda eps, weight=None: Term(lambda z, t: SimpleNamespace(sample=v(eps)), weight=weight, alphas_cumprod=alphas_cumprod)
+    first, second = (says_v, says_eps) if prior_predicts_v else (says_eps, says_v)
+    rule, eps_hat = MultiGuidance(first(eps_0), [second(eps_1, 3.0)]), eps_0 + 3.0 * (eps_1 - eps_0)
+    assert torch.allclose(rule(z_t, T), eps_hat, atol=1e-4) and torch.allclose(rule.prediction(z_t, T, alphas_cumprod), v(eps_hat), atol=1e-4)
+
+
 def test_perp_neg_avoids_a_context_only_as_far_as_it_lies_across_the_prompt(z_t):
     text, along, across = (torch.zeros_like(z_t) for _ in range(3))
     text[:, 0], along[:, 0], across[:, 1] = 1.0, 3.0, 2.0
