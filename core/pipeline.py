@@ -52,7 +52,7 @@ class InDomainPipeline(DiffusionPipeline):
         guidance_scale: float = 7.0,
         num_inference_steps: int = 25,
         unconditional_scale: float = 1.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_interval: tuple = (0.0, 1.0),  # diffusers warns of tuple[float, float]
     ):
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet)

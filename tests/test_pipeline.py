@@ -97,6 +97,19 @@ def test_what_was_cut_off_a_long_prompt_is_said(prior, caplog):
     assert "zz" in caplog.text and "14 tokens" in caplog.text
 
 
+def test_a_prompt_for_several_images_is_encoded_and_said_to_be_cut_once(prior, caplog):
+    called = []
+    prior.text_encoder.register_forward_hook(lambda encoder, inputs, kwargs, out: called.append(len(out[0])), with_kwargs=True)
+    features = prior.encode_prompt(["a jar", "aaaaaaaaaaaaaaaazz"] * 4)
+    assert called == [2] and caplog.text.count("cut off") == 1
+    assert torch.allclose(features, torch.cat([prior.encode_prompt([p]) for p in ["a jar", "aaaaaaaaaaaaaaaazz"] * 4]), atol=1e-6)
+
+
+def test_loading_warns_of_nothing(tiny_sd, caplog):
+    load(tiny_sd)
+    assert not [record for record in caplog.records if record.name.startswith(("core", "diffusers"))]
+
+
 def test_saved_and_loaded_pipelines_sample_alike(pipe, tmp_path):
     pipe.register_to_config(phrase="a photo of {prompt}", guidance_scale=4.0)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
