@@ -237,9 +237,13 @@ def test_conditions_that_do_not_fit_are_said(prior, tiny_sd, tmp_path):
 def test_the_kiln_loads_and_folds_exactly(kiln_weights, domain):
     pipe = load("kiln", domain=domain)
     z_t, t, feature = torch.randn(pipe.latent_shape(2)), torch.tensor([50, 900]), torch.randn(1, 1, pipe.unet.config.cross_attention_dim)
+    folded = NullTextUNet.from_prior(pipe.unet, feature)
     with torch.no_grad():
-        difference = NullTextUNet.from_prior(pipe.unet, feature)(z_t, t).sample - pipe.unet(z_t, t, feature.expand(2, -1, -1)).sample
-    assert difference.abs().max() <= 1e-5
+        assert (folded(z_t, t).sample - pipe.unet(z_t, t, feature.expand(2, -1, -1)).sample).abs().max() <= 1e-5
+        if domain is not None:
+            eps_d = pipe.domain_unet(z_t, t).sample
+            assert 0.1 < eps_d.norm() / pipe.unet(z_t, t, pipe.encode_prompt(["a vase"] * 2)).sample.norm() < 10
+            assert torch.equal(pipe.noise_predictor(None, batch=2, domain_scale=1.0)(z_t, t), eps_d) and (eps_d - folded(z_t, t).sample).norm() > 1
 
 
 @pytest.mark.parametrize("stop, raised", [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "No space left on device"), UserError)])
