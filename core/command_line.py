@@ -19,7 +19,7 @@ def new_parser(module: str, description: str, num_images: int, out: str) -> argp
     parser.add_argument("--negative-prompt", help="what to keep away from")
     parser.add_argument("--no-compose", action="store_false", dest="compose_prompt", help="leave the prompt as it is, without the domain's phrase")
     parser.add_argument("--domain", default="porcelain", help="a known domain, its folder or Hub id; 'none' for the prior alone")
-    parser.add_argument("--preset", default="kiln", help="the models: kiln, sd15, a folder or a Hub id")
+    parser.add_argument("--preset", default="kiln", help="the models: kiln, sd15, a folder, a Hub id or one .safetensors file")
     parser.add_argument("--num-images", type=int, default=num_images)
     parser.add_argument("--seed", type=int, default=0, help="of the first image; the next ones count on")
     parser.add_argument("--steps", type=int, dest="num_inference_steps", help="of the sampler; the preset's by default")

@@ -52,7 +52,8 @@ class MultiGuidance:
         weights = self.weights_at(step, len(z_t))
         eps_0, *eps = self.predict(weights, z_t, t, step)
         if self.weights is None:
-            self.weights = self.first_weights(*(convert(each, z_t, t, self.uncond.alphas_cumprod, None) for each in (eps_0, *eps)), step=step)
+            as_eps = [convert(each, z_t, t, self.uncond.alphas_cumprod, None) for each in (eps_0, *eps)]
+            self.weights = self.first_weights(as_eps[0], as_eps[1:], step)
             weights = self.weights_at(step, len(z_t))
         weights = weights.to(z_t)[..., None, None, None]  # (K, B, 1, 1, 1)
         eps_hat = eps_0 + sum(w * (eps_i - eps_0) for w, eps_i in zip(weights, eps, strict=True))  # Eq. 3
@@ -69,7 +70,7 @@ class MultiGuidance:
         predictions = iter(predict_together(terms, z_t, t, step, self.uncond.alphas_cumprod))
         return (next(predictions) if is_used else torch.zeros_like(z_t) for is_used in used)
 
-    def first_weights(self, eps_0: torch.Tensor, *eps: torch.Tensor, step: Step) -> torch.Tensor:
+    def first_weights(self, eps_0: torch.Tensor, eps: Sequence[torch.Tensor], step: Step) -> torch.Tensor:
         """(K, B): given ones, and for the k terms without w_i = (w0 / k) ||eps_0|| / ||eps_i||, so that their w_i ||eps_i|| add up to w0 ||eps_0||."""
         weights, share = torch.empty(len(eps), len(eps_0)), self.guidance_scale / max(sum(term.weight is None for term in self.terms), 1)
         for i, (term, eps_i) in enumerate(zip(self.terms, eps, strict=True)):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, ControlNetModel, DiffusionPipeline, DPMSolverMultistepScheduler, ImagePipelineOutput, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.loaders import FromSingleFileMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
@@ -19,7 +20,7 @@ from .conditions import check_interval, check_terms, common_size, load_controlne
 from .domains import find_domain, load_domain_unet
 from .errors import UserError
 from .guidance import MultiGuidance
-from .images import on_white
+from .images import on_white, reason
 from .null_text import NullTextUNet
 from .presets import find_preset, wanted
 from .sampling import denoise, last_timesteps
@@ -29,7 +30,7 @@ from .text import encode_prompts
 logger = logging.getLogger(__name__)
 
 
-class InDomainPipeline(DiffusionPipeline):
+class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
     """A Stable Diffusion prior and, where there is one, a domain's null-text UNet.
 
     phrase: how a prompt is said in the domain, with "{prompt}" in it. guidance_scale, num_inference_steps and, where there is a domain,
@@ -65,26 +66,41 @@ class InDomainPipeline(DiffusionPipeline):
         self.mask_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor, do_normalize=False, do_binarize=True, do_convert_grayscale=True)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "kiln", domain: str | Path | None = None, **kwargs) -> "InDomainPipeline":
-        """Load a preset ("kiln", "sd15"), a folder or a Hub id in diffusers' Stable Diffusion layout.
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path = "kiln", domain: str | Path | None = None, **kwargs
+    ) -> "InDomainPipeline":
+        """Load a preset ("kiln", "sd15"), a folder or Hub id in diffusers' Stable Diffusion layout, or a checkpoint in one .safetensors file.
 
         domain: a known name, a domain's folder or Hub id, or None for the prior alone (or for the domain that a saved
         InDomainPipeline holds). Other arguments are diffusers' own (`dtype` or `torch_dtype`, `variant`, `scheduler`); fp32 by default.
-        The scheduler becomes DPM-Solver++ with the prior's noise schedule unless one is given. Raises UserError.
+        The scheduler becomes DPM-Solver++ with the prior's noise schedule unless one is given. What a file lacks, configurations and the
+        tokenizer, is taken from `config`, a folder or Hub id, by default what diffusers takes it for on the Hub. Raises UserError.
         """
-        preset = find_preset(name)
-        kwargs = {"dtype": kwargs.pop("torch_dtype", torch.float32), "use_safetensors": True} | kwargs
+        preset, domain = find_preset(pretrained_model_name_or_path), find_domain(domain)  # an unknown one is said before anything is loaded
+        kwargs = {"dtype": kwargs.pop("torch_dtype", torch.float32)} | kwargs
+        defaults = {key: getattr(preset, key) for key in ("guidance_scale", "num_inference_steps", "unconditional_scale", "guidance_interval")}
         with wanted(preset.prior, "a Stable Diffusion pipeline (unet, vae, text_encoder, tokenizer, scheduler)"):
-            saved = cls.load_config(preset.prior)
-            ours = saved.get("_class_name") == cls.__name__
-            if not ours:
-                kwargs = {key: getattr(preset, key) for key in ("guidance_scale", "num_inference_steps", "unconditional_scale", "guidance_interval")} | kwargs
-            pipe = super().from_pretrained(preset.prior, **kwargs)
+            is_file = Path(preset.prior).is_file()
+            ours = not is_file and cls.load_config(preset.prior).get("_class_name") == cls.__name__
+            if is_file:
+                pipe = cls.from_file(preset.prior, **defaults | kwargs)
+            else:
+                pipe = super().from_pretrained(preset.prior, **({} if ours else defaults) | {"use_safetensors": True} | kwargs)
         if not ours and "scheduler" not in kwargs:
             pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmsolver++")
         if domain is not None:
-            pipe.set_domain(domain)
+            pipe.set_domain(domain.folder)
         return pipe
+
+    @classmethod
+    def from_file(cls, file: str, **kwargs) -> "InDomainPipeline":
+        """diffusers' from_single_file. Raises UserError."""
+        try:
+            return cls.from_single_file(file, **kwargs)
+        except Exception as error:  # what a checkpoint lacks shows in many ways
+            config = kwargs.get("config")
+            advice = f"is it of '{config}''s kind?" if config else "without a network give config=, the folder of a pipeline of its kind"
+            raise UserError(f"'{file}' could not be read as a Stable Diffusion checkpoint ({reason(error)[:160]}): {advice}") from error
 
     def set_domain(self, name: str | Path | None) -> "InDomainPipeline":
         """Take another domain (or none) over the same prior. Raises UserError for one that was trained on another prior."""
@@ -276,7 +292,8 @@ class InDomainPipeline(DiffusionPipeline):
             return callback_on_step_end and callback_on_step_end(self, i, t, {"latents": latents}).get("latents")
 
         with self.progress_bar(total=len(timesteps)) as bar:
-            latents = denoise(partial(predict.prediction, alphas_cumprod=self.alphas_cumprod), scheduler, latents, steps, generator, on_step, clean, start, mask)
+            predict = partial(predict.prediction, alphas_cumprod=self.alphas_cumprod)  # as the scheduler takes it
+            latents = denoise(predict, scheduler, latents, steps, generator, on_step, clean, start, mask)
         images = latents if output_type == "latent" else self.image_processor.postprocess(self.decode_latents(latents), output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images) if return_dict else (images,)
