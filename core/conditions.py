@@ -22,6 +22,21 @@ def canny(image: Image.Image, sigma: float = 1.0, low_threshold: float = 0.1, hi
     return Image.fromarray(canny_edges(grey, sigma, low_threshold, high_threshold)).convert("RGB")
 
 
+def check_prior(name: str | Path, unet: UNet2DConditionModel, vae, text_encoder, scheduler) -> None:
+    """Raise UserError for models that are no Stable Diffusion prior: the rule's UNets see latents and one text feature, and predict eps or v."""
+    config, latents, width, kind = unet.config, vae.config.latent_channels, text_encoder.config.hidden_size, scheduler.config.get("prediction_type")
+    more = [key for key in ("addition_embed_type", "encoder_hid_dim_type", "class_embed_type", "num_class_embeds") if config.get(key) is not None]
+    widths = [config.cross_attention_dim] if isinstance(config.cross_attention_dim, int) else config.cross_attention_dim
+    for wrong, what in (
+        (more, f"its UNet wants a condition besides text ({', '.join(more)}), as Stable Diffusion XL's does"),
+        (config.in_channels != latents, f"its UNet takes {config.in_channels} channels and not its latents' {latents}, as inpainting ones do"),
+        (set(widths) != {width}, f"its UNet reads text features of width {', '.join(map(str, widths))}, its text encoder's are {width} wide"),
+        (kind not in ("epsilon", "v_prediction"), f"it predicts '{kind}', not epsilon or v_prediction"),
+    ):
+        if wrong:
+            raise UserError(f"'{name}' cannot be a prior: {what}; take one of the kind of Stable Diffusion 1 or 2")
+
+
 def load_controlnet(name: str | Path, unet: UNet2DConditionModel) -> ControlNetModel:
     """A ControlNet's folder or Hub id, for a UNet. Raises UserError for what is none, or one for another prior."""
     with wanted(str(name), "a ControlNet"):

@@ -16,7 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .conditions import check_interval, check_terms, common_size, load_controlnet, own_unconditional, per_image
+from .conditions import check_interval, check_prior, check_terms, common_size, load_controlnet, own_unconditional, per_image
 from .domains import find_domain, load_domain_unet
 from .errors import UserError
 from .guidance import MultiGuidance
@@ -86,6 +86,7 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
                 pipe = cls.from_file(preset.prior, **defaults | kwargs)
             else:
                 pipe = super().from_pretrained(preset.prior, **({} if ours else defaults) | {"use_safetensors": True} | kwargs)
+        check_prior(pretrained_model_name_or_path, pipe.unet, pipe.vae, pipe.text_encoder, pipe.scheduler)
         if not ours and "scheduler" not in kwargs:
             pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmsolver++")
         if domain is not None:
