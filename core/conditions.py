@@ -1,7 +1,8 @@
 """What images are asked to obey, checked where it enters: spatial conditions, further terms, prompts."""
 
+import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from skimage.feature import canny as canny_edges
 
 from .errors import UserError
 from .images import on_white
-from .presets import wanted
+from .presets import nearest, wanted
 from .terms import Term
 
 
@@ -44,10 +45,17 @@ def load_controlnet(name: str | Path, unet: UNet2DConditionModel) -> ControlNetM
         if kind != "ControlNetModel":
             raise ValueError(f"it holds a {kind}")
         net = ControlNetModel.from_pretrained(str(name), torch_dtype=unet.dtype, use_safetensors=True)
+    return check_controlnet(net, unet, f"ControlNet '{name}'")
+
+
+def check_controlnet(net: ControlNetModel, unet: UNet2DConditionModel, name: str = "given ControlNet") -> ControlNetModel:
+    """The ControlNet. Raises UserError for one that was trained for another prior, or is none."""
+    if not isinstance(net, ControlNetModel):
+        raise UserError(f"a {type(net).__name__} is no ControlNet: give a ControlNetModel, its folder or its Hub id")
     for key in ("in_channels", "cross_attention_dim", "block_out_channels"):
         theirs, ours = (json.dumps(model.config[key]) for model in (net, unet))  # a list once saved, a tuple before
         if theirs != ours:
-            raise UserError(f"the ControlNet '{name}' was trained for another prior ({key} is {theirs}, this prior's is {ours})")
+            raise UserError(f"the {name} was trained for another prior ({key} is {theirs}, this prior's is {ours})")
     return net.eval()
 
 
@@ -57,6 +65,25 @@ def per_image(prompt: str | list[str], batch: int, name: str) -> list[str]:
     if len(prompts) != batch:
         raise UserError(f"{name} is a list of {len(prompts)} for {batch} images: give one text for all, or one for each")
     return prompts
+
+
+def count_images(prompt: str | list[str] | None, num_images_per_prompt: int, generator) -> int:
+    """How many images a call makes. Raises UserError for none, and for a list of generators that is not one for each."""
+    batch = (len(prompt) if isinstance(prompt, list) else 1) * num_images_per_prompt
+    for name, value, wrong in (("prompt", prompt, prompt == []), ("num_images_per_prompt", num_images_per_prompt, num_images_per_prompt < 1)):
+        if wrong:
+            raise UserError(f"{name} is {value}: there is nothing to make")
+    if isinstance(generator, list) and len(generator) != batch:
+        raise UserError(f"generator is a list of {len(generator)} for {batch} images: give one for all, or one for each")
+    return batch
+
+
+def check_arguments(given: Iterable[str], function: Callable, own: Iterable[str]) -> None:
+    """Raise UserError for arguments that a function does not know, or that its caller gives by its `own` names."""
+    known = inspect.signature(function).parameters.keys() - own
+    for name in given:
+        if name not in known:
+            raise UserError(f"there is no argument '{name}'{nearest(name, [*known, *own])}")
 
 
 def check_interval(name: str, start: float, end: float) -> None:

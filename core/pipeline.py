@@ -1,5 +1,6 @@
 """InDomainPipeline: a diffusers pipeline that samples with the multi-guidance rule (Sec. 3.4)."""
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,18 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .conditions import check_interval, check_prior, check_terms, common_size, load_controlnet, own_unconditional, per_image
+from .conditions import (
+    check_arguments,
+    check_controlnet,
+    check_interval,
+    check_prior,
+    check_terms,
+    common_size,
+    count_images,
+    load_controlnet,
+    own_unconditional,
+    per_image,
+)
 from .domains import find_domain, load_domain_unet
 from .errors import UserError
 from .guidance import MultiGuidance
@@ -183,11 +195,13 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
     ) -> Control:
         """A ControlNet (its folder or Hub id does too) that reads a picture, PIL or (B or 1, 3, H, W) in [0, 1], such as `conditions.canny`'s.
 
-        Start and end are fractions of the steps, as in diffusers. Raises UserError for those out of [0, 1] and for what is no ControlNet.
+        It is brought to the prior's device and precision. Start and end are fractions of the steps, as in diffusers.
+        Raises UserError for those out of [0, 1], for what is no ControlNet and for one that was trained for another prior.
         """
         check_interval("control_guidance_start and control_guidance_end", control_guidance_start, control_guidance_end)
-        if not isinstance(controlnet, ControlNetModel):
-            controlnet = load_controlnet(controlnet, self.unet).to(self._execution_device)
+        is_name = isinstance(controlnet, str | Path)
+        controlnet = load_controlnet(controlnet, self.unet) if is_name else check_controlnet(controlnet, self.unet)
+        controlnet = controlnet.to(self._execution_device, self.unet.dtype)
         image = self.control_processor.preprocess(on_white(image) if isinstance(image, Image.Image) else image)
         image = image.to(self._execution_device, self.unet.dtype)
         return Control(controlnet, image, controlnet_conditioning_scale, control_guidance_start, control_guidance_end)
@@ -261,10 +275,11 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
         callback_on_step_end: `(pipe, step, t, {"latents"}) -> {"latents"}`.
         image: edit this picture, PIL or (B or 1, 3, H, W) in [0, 1], and not noise: `strength` 0 keeps it, 1 makes it anew (SDEdit).
         mask_image: PIL or (B or 1, 1, H, W) in [0, 1], white where to edit. Controls and pictures are of one size, by default the images' too.
-        Raises UserError for an empty prompt, a size that is no multiple of the latents', sizes that differ, a strength out of [0, 1], a mask
-        without an image and lists of another length than the batch.
+        Raises UserError for an unknown argument, an empty prompt, no image to make, a size that is no multiple of the latents', sizes that
+        differ, a strength out of [0, 1], a mask without an image and lists or latents for another number of images.
         """
-        batch = (len(prompt) if isinstance(prompt, list) else 1) * num_images_per_prompt
+        check_arguments(guidance, self.noise_predictor, inspect.signature(self.__call__).parameters.keys() | {"batch", "timesteps"})
+        batch = count_images(prompt, num_images_per_prompt, generator)
         prompt, negative_prompt = (
             [one for one in p for _ in range(num_images_per_prompt)] if isinstance(p, list) else p for p in (prompt, negative_prompt)
         )
@@ -282,11 +297,14 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
         clean, mask = self.encode_edit(image, mask_image, batch, height, width, generator)
         if clean is not None:
             height, width = (side * self.vae_scale_factor for side in clean.shape[-2:])
+        elif latents is not None and latents.ndim == 4:
+            height, width = (side or size * self.vae_scale_factor for side, size in zip((height, width), latents.shape[-2:]))
         shape = self.latent_shape(batch, *common_size(predict.terms, height, width))
         if latents is None:
             latents = randn_tensor(shape, generator, self._execution_device, self.unet.dtype)
-        else:
-            latents = latents.to(self._execution_device, self.unet.dtype)
+        elif latents.shape != shape:
+            raise UserError(f"latents are {tuple(latents.shape)}, not {shape}: (images, channels, height, width)")
+        latents = latents.to(self._execution_device, self.unet.dtype)
 
         def on_step(i: int, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor | None:
             bar.update()

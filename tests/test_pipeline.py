@@ -212,16 +212,36 @@ def test_images_take_the_size_of_what_their_controls_read(prior):
     (dict(prompt="a", mask_image=PICTURE), "no image"), (dict(prompt="a", image=PICTURE, mask_image=torch.zeros(1, 1, 8, 8)), "mask is 8 x 8"),
     (dict(prompt="a", image=torch.zeros(3, 3, 16, 16)), "3 pictures"),
     (dict(prompt="a", num_inference_steps=0), "num_inference_steps is 0"), (dict(prompt=["a", "b"], negative_prompt=["c"]), "negative_prompt"),
+    (dict(prompt=[]), r"prompt is \[\]"), (dict(prompt="a", num_images_per_prompt=0), "num_images_per_prompt is 0"),
+    (dict(prompt="a", generator=[torch.Generator()] * 2), "generator is a list of 2 for 1 images"),
+    (dict(prompt=["a", "b"], latents=torch.zeros(1, 4, 8, 8)), r"latents are \(1, 4, 8, 8\), not \(2, 4, 8, 8\)"),
+    (dict(prompt="a", latents=torch.zeros(1, 4, 8, 8), height=32), r"not \(1, 4, 16, 8\)"), (dict(prompt="a", latents=torch.zeros(4)), "latents are"),
+    (dict(prompt="a", prompt_embeds=None), "no argument 'prompt_embeds'"), (dict(prompt="a", timesteps=[1]), "no argument 'timesteps'"),
+    (dict(prompt="a", domain_scales=1), "'domain_scales': did you mean 'domain_scale'"), (dict(num_inference_step=9), "did you mean 'num_inference_steps'"),
 ])
 def test_what_a_user_did_wrong_is_said(prior, wrong, said):
     with pytest.raises(UserError, match=said):
         prior(**wrong)
 
 
+def test_latents_set_the_size_of_the_images(prior):
+    latents = torch.randn(2, 4, 10, 8, generator=torch.Generator().manual_seed(0))
+    assert draw(prior, ["a", "b"], seeds(0, 1), latents=latents).shape == (2, 3, 20, 16)
+
+
+def test_a_controlnet_of_another_precision_takes_the_priors(prior):
+    net, picture = tiny_controlnet(prior.unet), torch.rand(1, 3, 16, 16)
+    expected = draw(prior, "a vase", controls=[prior.control(net, picture)])
+    assert (draw(prior, "a vase", controls=[prior.control(net.to(torch.bfloat16), picture)]) - expected).abs().max() < 0.1
+    assert net.dtype == prior.unet.dtype
+
+
 def test_conditions_that_do_not_fit_are_said(prior, tiny_sd, tmp_path):
     net = tiny_controlnet(prior.unet)
     for wrong, said in [
         (lambda: prior.control(tiny_sd / "unet", PICTURE), "holds a UNet2DConditionModel"), (lambda: prior.control(tmp_path, PICTURE), "no usable model"),
+        (lambda: prior.control(tiny_controlnet(tiny_unet(cross_attention_dim=32)), PICTURE), "another prior .cross_attention_dim is 32"),
+        (lambda: prior.control(prior.unet, PICTURE), "a UNet2DConditionModel is no ControlNet"),
         (lambda: prior.control(net, PICTURE, 1.0, 0.5, 0.5), "0.5 to 0.5"), (lambda: prior.control(net, PICTURE, 1.0, 0.0, 2.0), "_end: 0.0 to 2.0"),
         (lambda: prior("a", controls=[prior.control(net, PICTURE)], height=32), "16 x 16 px, the image 16 x 32"),
         (lambda: prior("a", controls=[prior.control(net, torch.zeros(3, 3, 16, 16))]), "3 control pictures"),

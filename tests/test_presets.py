@@ -32,7 +32,7 @@ def test_a_folder_or_hub_id_stands_in_for_the_prior(tmp_path):
 def test_models_that_cannot_be_had_are_named_with_the_way_to_get_them(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="unet, vae.*stable-diffusion-v1-5/stable-diffusion-v1-5.*hf download") as error:
-        InDomainPipeline.from_pretrained("sd15", cache_dir=tmp_path)
+        InDomainPipeline.from_pretrained(pretrained_model_name_or_path="sd15", cache_dir=tmp_path)
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="no usable model folder"):
         InDomainPipeline.from_pretrained(tmp_path)
