@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from .conditions import canny
+from .domains import find_domain
 from .errors import UserError
 from .images import contact_sheet, load_image
 from .progress import hide_loading_bars
@@ -18,7 +19,7 @@ def new_parser(module: str, description: str, num_images: int, out: str) -> argp
     parser.add_argument("--prompt", help="what to make; without it, anything of the domain")
     parser.add_argument("--negative-prompt", help="what to keep away from")
     parser.add_argument("--no-compose", action="store_false", dest="compose_prompt", help="leave the prompt as it is, without the domain's phrase")
-    parser.add_argument("--domain", default="porcelain", help="a known domain, its folder or Hub id; 'none' for the prior alone")
+    parser.add_argument("--domain", help="a known domain, its folder or Hub id; 'none' for the prior alone (default: porcelain over the kiln)")
     parser.add_argument("--preset", default="kiln", help="the models: kiln, sd15, a folder, a Hub id or one .safetensors file")
     parser.add_argument("--num-images", type=int, default=num_images)
     parser.add_argument("--seed", type=int, default=0, help="of the first image; the next ones count on")
@@ -45,10 +46,18 @@ def new_parser(module: str, description: str, num_images: int, out: str) -> argp
     return parser
 
 
+def choose_domain(name: str | None, preset: str) -> str | None:
+    """A command line's --domain: None for 'none', and where none is given porcelain over the prior that it was trained on."""
+    if name is None:
+        return "porcelain" if find_domain("porcelain").prior == preset else None
+    return None if name.lower() == "none" else name
+
+
 def read_conditions(args: dict) -> dict:
     """The command line's arguments (they are changed) as `sample` and `edit` take them."""
-    if args["domain"].lower() == "none":
-        args["domain"] = None
+    args["domain"] = choose_domain(args["domain"], args["preset"])
+    if args["custom_scale"] is not None and not args["custom"]:
+        raise UserError(f"--custom-scale is {args['custom_scale']} but there is no --custom for it to weigh")
     names = ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end")
     shared, scale = {name: args.pop(name) for name in names}, args.pop("custom_scale")
     read = lambda net, file: {"controlnet": net, "image": load_image(file), **shared}

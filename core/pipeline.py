@@ -230,10 +230,14 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
         cancels), and the prior's prediction without a domain. controls: what `control` gives, for the prompt's term. terms: more, from this or other pipelines.
         rectify: eps_0 is the bare prior's (Sec. 3.2). Without, it is the network's that is customised, by a checkpoint (the last of `terms`)
         or by ControlNets, as diffusers' own pipelines have it. guidance_rescale, guidance_interval, timesteps: as in MultiGuidance.
-        Raises UserError for an empty prompt, lists of another length than `batch` and terms that do not fit the prior.
+        Raises UserError for an empty prompt, a scale of what is not there, lists of another length than `batch` and terms that do not fit.
         """
         if prompt is not None and not controls and not all(p.strip() for p in ([prompt] if isinstance(prompt, str) else prompt)):
             raise UserError("the prompt is empty: say what to make, or give None for unconditional generation")
+        for scale, given, lacking in (("domain_scale", domain_scale, self.domain_unet is None and "domain"),
+                                      ("control_scale", control_scale, prompt is None and not controls and "prompt")):
+            if given is not None and lacking:
+                raise UserError(f"{scale} is {given} but there is no {lacking} for it to weigh: give one, or leave it out")
         check_interval("guidance_interval", *guidance_interval)
         negative = per_image(negative_prompt or "", batch, "negative_prompt")
         uncond = Term(self.unet, self.encode_prompt(negative), None, self.alphas_cumprod)

@@ -114,6 +114,17 @@ def test_what_a_user_did_wrong_is_said(edited, wrong, said):
         edited(**wrong)
 
 
+def test_porcelain_is_the_command_lines_domain_over_its_own_prior_alone():
+    assert [command_line.choose_domain(*given) for given in ((None, "kiln"), ("clay", "kiln"), ("None", "kiln"))] == ["porcelain", "clay", None]
+    assert [command_line.choose_domain(*given) for given in ((None, "sd15"), ("porcelain", "sd15"))] == [None, "porcelain"]
+
+
+def test_a_scale_of_no_checkpoint_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", f"sample --custom-scale 2 --out {tmp_path}".split())
+    with pytest.raises(UserError, match="custom-scale is 2.0 but there is no --custom"):
+        sample.main()
+
+
 def test_a_condition_file_that_is_missing_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", f"sample --canny net {tmp_path}/no.png --out {tmp_path}".split())
     with pytest.raises(UserError, match="no such image"):

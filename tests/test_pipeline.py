@@ -224,6 +224,20 @@ def test_what_a_user_did_wrong_is_said(prior, wrong, said):
         prior(**wrong)
 
 
+@pytest.mark.parametrize("given, said", [
+    (dict(prompt="a", domain_scale=2.0), "domain_scale is 2.0 but there is no domain"), (dict(control_scale=0.0), "control_scale is 0.0 .* no prompt"),
+])
+def test_a_scale_of_what_is_not_there_is_said(prior, given, said):
+    with pytest.raises(UserError, match=said):
+        prior(**given)
+
+
+def test_an_unknown_domain_is_said_before_the_prior_is_loaded(monkeypatch):
+    monkeypatch.setattr(InDomainPipeline, "load_config", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(UserError, match="unknown domain 'porcelan': did you mean 'porcelain'"):
+        InDomainPipeline.from_pretrained("sd15", domain="porcelan")
+
+
 def test_latents_set_the_size_of_the_images(prior):
     latents = torch.randn(2, 4, 10, 8, generator=torch.Generator().manual_seed(0))
     assert draw(prior, ["a", "b"], seeds(0, 1), latents=latents).shape == (2, 3, 20, 16)
