@@ -24,6 +24,8 @@ def new_parser(module: str, description: str, num_images: int, out: str) -> argp
     parser.add_argument("--num-images", type=int, default=num_images)
     parser.add_argument("--seed", type=int, default=0, help="of the first image; the next ones count on")
     parser.add_argument("--steps", type=int, dest="num_inference_steps", help="of the sampler; the preset's by default")
+    parser.add_argument("--height", type=int, help="of the images in pixels; the prior's, or by an edited picture's proportions")
+    parser.add_argument("--width", type=int, help="of the images in pixels")
     weights = parser.add_argument_group("weights", "several share the steps evenly")
     weights.add_argument("--guidance-scale", type=float, help="w0, shared by the terms without a weight of their own")
     weights.add_argument("--domain-scale", type=float, nargs="+", metavar="W", help="the domain's own weight w_d")

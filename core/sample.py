@@ -22,15 +22,18 @@ def sample(
     device: torch.device | str | None = None,
     controls: Sequence[Mapping] = (),
     custom: Sequence[Mapping] = (),
+    height: int | None = None,
+    width: int | None = None,
     **settings,
 ) -> list[Image.Image]:
     """Images of `prompt` (None: of anything) in `domain` (None: in the prior's own world).
 
-    controls, custom: ControlNets and customised checkpoints, as in `conditions`. settings: as in `sample_with`, such as num_images and seed.
+    height, width: in pixels, the prior's own by default. controls, custom: ControlNets and customised checkpoints, as in `conditions`. settings: as in `sample_with`, such as num_images and seed.
     Steps and scales default to the preset's and to Sec. 3.4's first weights, as in InDomainPipeline. Raises UserError.
     """
     pipe = load(preset, domain, device)
-    return sample_with(pipe, prompt, **conditions(pipe, (pipe.resolution, pipe.resolution), controls, custom), **settings)
+    height, width = (side * pipe.vae_scale_factor for side in pipe.latent_shape(1, height, width)[-2:])
+    return sample_with(pipe, prompt, **conditions(pipe, (width, height), controls, custom), height=height, width=width, **settings)
 
 
 def load(preset: str | Path, domain: str | Path | None = None, device: torch.device | str | None = None, **parts) -> InDomainPipeline:

@@ -15,7 +15,7 @@ from core.images import to_tensor
 from core.sample import load
 from core.terms import Control
 
-from .conftest import tiny_controlnet
+from .conftest import tiny_controlnet, tiny_unet
 
 
 @pytest.fixture
@@ -75,6 +75,21 @@ def test_edits_have_the_pictures_proportions_at_the_priors_resolution_and_a_seed
     assert np.abs(np.float32(edited(image=tmp_path / "wide.png", mask=half_mask((60, 33)), seed=4)[0]) - np.float32(images[1])).max() <= 1
 
 
+@pytest.mark.parametrize("given, size", [(dict(width=20), (20, 12)), (dict(height=24), (44, 24)), (dict(width=12, height=20), (12, 20))])
+def test_a_size_that_is_asked_for_is_the_edits(edited, picture, given, size):
+    controlled = dict(controlnet=tiny_controlnet(tiny_unet()), image=picture.resize((50, 50)))
+    assert edited(image=picture.resize((60, 33)), mask=half_mask((60, 33)), controls=[controlled], **given)[0].size == size
+
+
+@pytest.mark.parametrize("given, size", [({}, (16, 16)), (dict(width=20), (20, 16)), (dict(width=12, height=24), (12, 24))])
+def test_images_with_controls_have_the_size_that_is_asked_for(tiny_sd, picture, given, size):
+    controlled = dict(controlnet=tiny_controlnet(tiny_unet()), image=picture.resize((50, 40)))
+    images = sample.sample("a vase", preset=tiny_sd, device="cpu", quiet=True, num_inference_steps=1, controls=[controlled], **given)
+    assert images[0].size == size
+    with pytest.raises(UserError, match="height is 15: give a multiple of 2"):
+        sample.sample("a vase", preset=tiny_sd, device="cpu", height=15)
+
+
 def test_canny_is_white_where_the_picture_changes():
     edges = np.asarray(canny(half_mask((32, 32))))
     assert edges.shape == (32, 32, 3) and set(np.unique(edges)) == {0, 255}
@@ -90,23 +105,25 @@ def test_the_command_line_takes_every_condition(tiny_sd, pipe, picture, tmp_path
     common = (
         f"--preset {tiny_sd} --domain none --prompt jar --steps 2 --device cpu --num-images 1 --canny {tmp_path}/net {tmp_path}/picture.png "
         f"--control {tmp_path}/net {tmp_path}/picture.png --control-guidance-end 0.5 --custom {tiny_sd} blue --custom-scale 2 --no-rectify --no-compose "
-        f"--guidance-rescale 0.5 --guidance-interval 0 0.8 --control-scale 7 3 --out {tmp_path}/out"
+        f"--guidance-rescale 0.5 --guidance-interval 0 0.8 --control-scale 7 3 --height 20 --width 24 --out {tmp_path}/out"
     )
     for module, more in ((sample, ""), (edit, f"--image {tmp_path}/picture.png --mask {tmp_path}/mask.png --strength 0.9")):
         monkeypatch.setattr(sys, "argv", ["", *common.split(), *more.split()])
         module.main()
         given = made.pop()
+        assert Image.open(tmp_path / "out" / "00000.png").size == (24, 20)
         given_picture, edges = (control.image for control in given["controls"])
         assert all(isinstance(control, Control) and control.end == 0.5 for control in given["controls"])
         assert edges.unique().tolist() == [0, 1] and given_picture.unique().numel() > 2 and given["terms"][0].weight == 2.0
         assert given["control_scale"] == [7.0, 3.0] and not given["rectify"] and not given["compose_prompt"] and given["guidance_rescale"] == 0.5
-    assert given["image"].size == given["mask_image"].size == (16, 16) and given["strength"] == 0.9
+    assert given["image"].size == given["mask_image"].size == (24, 20) and given["strength"] == 0.9
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["00000.png", "sheet.png"]
 
 
 @pytest.mark.parametrize("wrong, said", [
     (dict(mask="no-such-mask.png"), "no such image: no-such-mask.png"), (dict(image="no.png"), "no such image"), (dict(strength=-0.1), "strength is -0.1"),
     (dict(mask=half_mask((8, 16))), "the mask is 8 x 16 px and the image 16 x 16"), (dict(num_images=0), "number of images is 0"),
+    (dict(height=15), "height is 15: give a multiple of 2"),
     (dict(controls=[dict(controlnet="no/such/net", image=half_mask())]), "no usable model folder, wanted a ControlNet"),
 ])
 def test_what_a_user_did_wrong_is_said(edited, wrong, said):
