@@ -31,7 +31,7 @@ def edit(
     """A picture (or its file) made over: encoded, given noise up to `strength`, denoised with the rule (SDEdit, Meng et al. 2022).
 
     prompt None asks for the domain alone. strength: 0 keeps the picture, 1 makes it anew. mask: of the image's size, white where to edit;
-    the rest is the image's own. height, width: of the result; by default it keeps the image's proportions and its shorter side is the prior's
+    the rest keeps the image's own pixels, at the result's size. height, width: of the result; by default it keeps the image's proportions and its shorter side is the prior's
     resolution. The centre of the image is taken where it has other proportions. controls, custom, settings: as in `sample`. Raises UserError.
     """
     image, mask = (load_image(given) if isinstance(given, str | Path) else given for given in (image, mask))
@@ -41,7 +41,13 @@ def edit(
     size = new_size(image.size, (width, height), pipe)
     image, mask = (given and fit(given, size) for given in (image, mask))
     more = conditions(pipe, size, controls, custom)
-    return sample_with(pipe, prompt, image=image, strength=strength, mask_image=mask, **more, **settings)
+    edited = mask and mask.convert("L").point(lambda value: 255 * (value > 127))  # as the pipeline reads it
+
+    def finish(made: Image.Image) -> Image.Image:
+        """With the image's own pixels where they are to be kept, which its latents do not hold."""
+        return image.copy() if strength == 0 else made if mask is None else Image.composite(made, image, edited)
+
+    return sample_with(pipe, prompt, image=image, strength=strength, mask_image=mask, finish=finish, **more, **settings)
 
 
 def new_size(size: tuple[int, int], given: tuple[int | None, int | None], pipe: InDomainPipeline) -> tuple[int, int]:

@@ -60,11 +60,13 @@ def conditions(pipe: InDomainPipeline, size: tuple[int, int], controls: Sequence
 
 def sample_with(
     pipe: InDomainPipeline, prompt: str | None, num_images: int = 1, seed: int = 0, batch_size: int = 8, quiet: bool = False,
-    keep: Callable[[int, Image.Image], None] = lambda seed, image: None, **settings,
+    keep: Callable[[int, Image.Image], None] = lambda seed, image: None, finish: Callable[[Image.Image], Image.Image] = lambda image: image,
+    **settings,
 ) -> list[Image.Image]:
     """`sample` with a pipeline that is loaded already; `settings` are its call's.
 
-    Image i is drawn from seed + i, whatever the batch size and the device. keep: gets each image and its seed as soon as its batch is done.
+    Image i is drawn from seed + i, whatever the batch size and the device. finish: what becomes of each image. keep: gets each and its seed
+    as soon as its batch is done.
     """
     for name, value in (("the number of images", num_images), ("the batch size", batch_size)):
         if value < 1:
@@ -75,7 +77,7 @@ def sample_with(
         for start in range(0, num_images, batch_size):
             seeds = range(seed + start, seed + min(start + batch_size, num_images))
             generators = [torch.Generator().manual_seed(s) for s in seeds]
-            batch = pipe(prompt, num_images_per_prompt=len(seeds), generator=generators, **settings).images
+            batch = [finish(image) for image in pipe(prompt, num_images_per_prompt=len(seeds), generator=generators, **settings).images]
             for s, image in zip(seeds, batch, strict=True):
                 keep(s, image)
             images += batch

@@ -75,6 +75,13 @@ def test_edits_have_the_pictures_proportions_at_the_priors_resolution_and_a_seed
     assert np.abs(np.float32(edited(image=tmp_path / "wide.png", mask=half_mask((60, 33)), seed=4)[0]) - np.float32(images[1])).max() <= 1
 
 
+def test_what_a_mask_keeps_and_all_of_strength_0_are_the_pictures_own_pixels(edited, picture):
+    kept = []
+    pixels, masked = np.int32(picture), np.int32(edited(mask=half_mask(), strength=1.0, keep=lambda seed, image: kept.append(image))[0])
+    assert np.array_equal(masked[:, :8], pixels[:, :8]) and np.abs(masked - pixels)[:, 8:].mean() > 10 and np.array_equal(np.int32(kept[0]), masked)
+    assert np.array_equal(np.int32(edited(strength=0.0)[0]), pixels) and not np.array_equal(np.int32(edited(strength=0.5)[0]), pixels)
+
+
 @pytest.mark.parametrize("given, size", [(dict(width=20), (20, 12)), (dict(height=24), (44, 24)), (dict(width=12, height=20), (12, 20))])
 def test_a_size_that_is_asked_for_is_the_edits(edited, picture, given, size):
     controlled = dict(controlnet=tiny_controlnet(tiny_unet()), image=picture.resize((50, 50)))
