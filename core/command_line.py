@@ -11,10 +11,11 @@ from .domains import find_domain
 from .errors import UserError
 from .images import contact_sheet, load_image
 from .progress import hide_loading_bars
+from .results import SETTINGS, result_folder, to_json
 
 
-def new_parser(module: str, description: str, num_images: int, out: str) -> argparse.ArgumentParser:
-    """The arguments that sampling and editing share."""
+def new_parser(module: str, description: str, num_images: int, root: str) -> argparse.ArgumentParser:
+    """The arguments that sampling and editing share. root: where the folders of results are."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     parser.add_argument("--prompt", help="what to make; without it, anything of the domain")
     parser.add_argument("--negative-prompt", help="what to keep away from")
@@ -42,7 +43,8 @@ def new_parser(module: str, description: str, num_images: int, out: str) -> argp
     more.add_argument("--custom-scale", type=float, help="its weight")
     more.add_argument("--no-rectify", action="store_false", dest="rectify", help="eps_0 from the customised network, not from the prior (ablation)")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--out", type=Path, help=f"the images' folder (default: {root}/DOMAIN/PROMPT-SEED)")
+    parser.set_defaults(root=Path(root))
     parser.add_argument("--device", help="cuda, mps or cpu; the best there is by default")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
@@ -57,7 +59,6 @@ def choose_domain(name: str | None, preset: str) -> str | None:
 
 def read_conditions(args: dict) -> dict:
     """The command line's arguments (they are changed) as `sample` and `edit` take them."""
-    args["domain"] = choose_domain(args["domain"], args["preset"])
     if args["custom_scale"] is not None and not args["custom"]:
         raise UserError(f"--custom-scale is {args['custom_scale']} but there is no --custom for it to weigh")
     names = ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end")
@@ -69,10 +70,15 @@ def read_conditions(args: dict) -> dict:
 
 
 def run(make: Callable[..., list[Image.Image]], parser: argparse.ArgumentParser) -> None:
-    """Parse, make images and write them with a contact sheet; what is done stays when making is stopped."""
-    args = read_conditions(vars(parser.parse_args()))
-    out = args.pop("out")
+    """Parse, make images and write them with a contact sheet and the settings; what is done stays when making is stopped."""
+    args = vars(parser.parse_args())
+    args["domain"] = choose_domain(args["domain"], args["preset"])
+    out, root = args.pop("out"), args.pop("root")
+    settings = {name: value for name, value in args.items() if name not in ("device", "quiet")}
+    args = read_conditions(args)
+    out = out or result_folder(root, settings)
     out.mkdir(parents=True, exist_ok=True)
+    (out / SETTINGS).write_text(to_json(settings))
     if args["quiet"]:
         hide_loading_bars()
     saved = []

@@ -28,7 +28,8 @@ def sample(
 ) -> list[Image.Image]:
     """Images of `prompt` (None: of anything) in `domain` (None: in the prior's own world).
 
-    height, width: in pixels, the prior's own by default. controls, custom: ControlNets and customised checkpoints, as in `conditions`. settings: as in `sample_with`, such as num_images and seed.
+    height, width: in pixels, the prior's own by default. controls, custom: ControlNets and customised checkpoints, as in `conditions`.
+    settings: as in `sample_with`, such as num_images and seed.
     Steps and scales default to the preset's and to Sec. 3.4's first weights, as in InDomainPipeline. Raises UserError.
     """
     pipe = load(preset, domain, device)

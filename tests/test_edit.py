@@ -1,6 +1,8 @@
 """Editing keeps what it is told to keep; the command lines of sampling and editing take every condition."""
 
+import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,7 +126,7 @@ def test_the_command_line_takes_every_condition(tiny_sd, pipe, picture, tmp_path
         assert edges.unique().tolist() == [0, 1] and given_picture.unique().numel() > 2 and given["terms"][0].weight == 2.0
         assert given["control_scale"] == [7.0, 3.0] and not given["rectify"] and not given["compose_prompt"] and given["guidance_rescale"] == 0.5
     assert given["image"].size == given["mask_image"].size == (24, 20) and given["strength"] == 0.9
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["00000.png", "sheet.png"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["00000.png", "settings.json", "sheet.png"]
 
 
 @pytest.mark.parametrize("wrong, said", [
@@ -136,6 +138,20 @@ def test_the_command_line_takes_every_condition(tiny_sd, pipe, picture, tmp_path
 def test_what_a_user_did_wrong_is_said(edited, wrong, said):
     with pytest.raises(UserError, match=said):
         edited(**wrong)
+
+
+def test_each_of_several_runs_has_a_folder_named_by_what_was_asked_and_its_settings(tiny_sd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = iter("ABABA")
+    monkeypatch.setattr(sample, "sample", lambda keep, **_: [keep(0, image := Image.new("L", (1, 1), ord(next(images)))), image][1:])
+    for changes in ("--prompt bowl", "--prompt bowl --steps 9", "--prompt bowl", "--seed 3", "--prompt bowl --domain clay"):
+        monkeypatch.setattr(sys, "argv", f"sample --preset {tiny_sd} --num-images 1 {changes}".split())
+        sample.main()
+    folders = {str(file.parent.relative_to("outputs/samples")): json.loads(file.read_text()) for file in Path().rglob("settings.json")}
+    first, other = sorted(name for name in folders if name.startswith("open/bowl-0"))
+    assert sorted(folders) == ["clay/bowl-0", "open/anything-3", first, other] and first == "open/bowl-0"
+    assert (folders[first]["num_inference_steps"], folders[other]["num_inference_steps"], folders["open/anything-3"]["seed"]) == (None, 9, 3)
+    assert [Image.open(f"outputs/samples/{name}/00000.png").getpixel((0, 0)) for name in (first, other)] == [ord("A"), ord("B")]
 
 
 def test_porcelain_is_the_command_lines_domain_over_its_own_prior_alone():

@@ -295,4 +295,4 @@ def test_pictures_that_are_done_are_kept_when_sampling_is_stopped(stop, raised, 
     monkeypatch.setattr(sys, "argv", command.split())
     with pytest.raises(raised, match="4 of 5 images are in"):
         sample_module.main()
-    assert sorted(file.name for file in tmp_path.iterdir()) == [f"{seed:05d}.png" for seed in (7, 8, 9, 10)]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [*(f"{seed:05d}.png" for seed in (7, 8, 9, 10)), "settings.json"]
