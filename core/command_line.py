@@ -20,7 +20,7 @@ def new_parser(module: str, description: str, num_images: int, root: str) -> arg
     parser.add_argument("--prompt", help="what to make; without it, anything of the domain")
     parser.add_argument("--negative-prompt", help="what to keep away from")
     parser.add_argument("--no-compose", action="store_false", dest="compose_prompt", help="leave the prompt as it is, without the domain's phrase")
-    parser.add_argument("--domain", help="a known domain, its folder or Hub id; 'none' for the prior alone (default: porcelain over the kiln)")
+    parser.add_argument("--domain", help="a known domain, its folder or Hub id, or 'none' (default: porcelain over the kiln)")
     parser.add_argument("--preset", default="kiln", help="the models: kiln, sd15, a folder, a Hub id or one .safetensors file")
     parser.add_argument("--num-images", type=int, default=num_images)
     parser.add_argument("--seed", type=int, default=0, help="of the first image; the next ones count on")

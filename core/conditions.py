@@ -24,14 +24,15 @@ def canny(image: Image.Image, sigma: float = 1.0, low_threshold: float = 0.1, hi
 
 
 def check_prior(name: str | Path, unet: UNet2DConditionModel, vae, text_encoder, scheduler) -> None:
-    """Raise UserError for models that are no Stable Diffusion prior: the rule's UNets see latents and one text feature, and predict eps or v."""
-    config, latents, width, kind = unet.config, vae.config.latent_channels, text_encoder.config.hidden_size, scheduler.config.get("prediction_type")
-    more = [key for key in ("addition_embed_type", "encoder_hid_dim_type", "class_embed_type", "num_class_embeds") if config.get(key) is not None]
+    """Raise UserError for models that are no Stable Diffusion prior: its UNet sees latents and one text feature, and predicts eps or v."""
+    config, latents, width = unet.config, vae.config.latent_channels, text_encoder.config.hidden_size
+    others = ("addition_embed_type", "encoder_hid_dim_type", "class_embed_type", "num_class_embeds")
+    more, kind = [key for key in others if config.get(key) is not None], scheduler.config.get("prediction_type")
     widths = [config.cross_attention_dim] if isinstance(config.cross_attention_dim, int) else config.cross_attention_dim
     for wrong, what in (
         (more, f"its UNet wants a condition besides text ({', '.join(more)}), as Stable Diffusion XL's does"),
-        (config.in_channels != latents, f"its UNet takes {config.in_channels} channels and not its latents' {latents}, as inpainting ones do"),
-        (set(widths) != {width}, f"its UNet reads text features of width {', '.join(map(str, widths))}, its text encoder's are {width} wide"),
+        (config.in_channels != latents, f"its UNet takes {config.in_channels} channels, not the latents' {latents}, as inpainting ones do"),
+        (set(widths) != {width}, f"its UNet reads features of width {', '.join(map(str, widths))}, its text encoder's are {width} wide"),
         (kind not in ("epsilon", "v_prediction"), f"it predicts '{kind}', not epsilon or v_prediction"),
     ):
         if wrong:
@@ -70,9 +71,9 @@ def per_image(prompt: str | list[str], batch: int, name: str) -> list[str]:
 def count_images(prompt: str | list[str] | None, num_images_per_prompt: int, generator) -> int:
     """How many images a call makes. Raises UserError for none, and for a list of generators that is not one for each."""
     batch = (len(prompt) if isinstance(prompt, list) else 1) * num_images_per_prompt
-    for name, value, wrong in (("prompt", prompt, prompt == []), ("num_images_per_prompt", num_images_per_prompt, num_images_per_prompt < 1)):
-        if wrong:
-            raise UserError(f"{name} is {value}: there is nothing to make")
+    if prompt == [] or num_images_per_prompt < 1:
+        wrong = "prompt is []" if prompt == [] else f"num_images_per_prompt is {num_images_per_prompt}"
+        raise UserError(f"{wrong}: there is nothing to make")
     if isinstance(generator, list) and len(generator) != batch:
         raise UserError(f"generator is a list of {len(generator)} for {batch} images: give one for all, or one for each")
     return batch

@@ -31,8 +31,8 @@ def edit(
     """A picture (or its file) made over: encoded, given noise up to `strength`, denoised with the rule (SDEdit, Meng et al. 2022).
 
     prompt None asks for the domain alone. strength: 0 keeps the picture, 1 makes it anew. mask: of the image's size, white where to edit;
-    the rest keeps the image's own pixels, at the result's size. height, width: of the result; by default it keeps the image's proportions and
-    its shorter side is the prior's resolution. Where they ask for other proportions, the image's centre is taken.
+    the rest keeps the image's own pixels, at the result's size. height, width: of the result; by default it keeps the image's proportions
+    and its shorter side is the prior's resolution. Where they ask for other proportions, the image's centre is taken.
     controls, custom, settings: as in `sample`. Raises UserError.
     """
     image, mask = (load_image(given) if isinstance(given, str | Path) else given for given in (image, mask))

@@ -23,8 +23,8 @@ class MultiGuidance:
     terms: the K conditional predictions; with none of them eps_hat is eps_0. Those of weight 0 are left out.
     guidance_scale: w0, the total that terms without a weight of their own share, by themselves.
     guidance_rescale: diffusers', 0 to 1: how far eps_hat takes the spread of the conditional prediction (Lin et al. 2023, Sec. 3.4).
-    guidance_interval: fractions of all steps (Kynkaanniemi et al. 2024); outside, negative weights are 0 and the others, where they add up to
-        more than 1, are scaled to add up to 1, so that eps_0 cancels.
+    guidance_interval: fractions of all steps (Kynkaanniemi et al. 2024); outside, negative weights are 0 and the others, where they add up
+        to more than 1, are scaled to add up to 1, so that eps_0 cancels.
     timesteps: (n,) the sampler's steps, the noisiest first; by default each of the 1000, for score distillation.
 
     `weights` (K, B) are the first call's; those of Sec. 3.4 are held from then on. None before it.
@@ -44,8 +44,8 @@ class MultiGuidance:
     def prediction(self, z_t: torch.Tensor, t: torch.Tensor | int, alphas_cumprod: torch.Tensor | None = None) -> torch.Tensor:
         """eps_hat (B, C, h, w), or with `alphas_cumprod` v_hat, what the scheduler of a prior that predicts v takes.
 
-        The rule is computed in what eps_0's network predicts, v or eps: one is linear in the other, and what z_t adds cancels. From eps no v
-        can be had at a terminal SNR of zero, where every eps is z_t.
+        The rule is computed in what eps_0's network predicts, v or eps: one is linear in the other, and what z_t adds cancels. From eps
+        no v can be had at a terminal SNR of zero, where every eps is z_t.
         """
         t = torch.as_tensor(t, device=z_t.device)
         step = Step((self.timesteps[:, None] - t.cpu().reshape(-1)).abs().argmin(0), len(self.timesteps))
@@ -71,7 +71,7 @@ class MultiGuidance:
         return (next(predictions) if is_used else torch.zeros_like(z_t) for is_used in used)
 
     def first_weights(self, eps_0: torch.Tensor, eps: Sequence[torch.Tensor], step: Step) -> torch.Tensor:
-        """(K, B): given ones, and for the k terms without w_i = (w0 / k) ||eps_0|| / ||eps_i||, so that their w_i ||eps_i|| add up to w0 ||eps_0||."""
+        """(K, B): those given; for the k terms without, w_i = (w0 / k) ||eps_0|| / ||eps_i||, whose w_i ||eps_i|| add up to w0 ||eps_0||."""
         weights, share = torch.empty(len(eps), len(eps_0)), self.guidance_scale / max(sum(term.weight is None for term in self.terms), 1)
         for i, (term, eps_i) in enumerate(zip(self.terms, eps, strict=True)):
             weights[i] = share * norm(eps_0) / norm(eps_i) if term.weight is None else step.pick(term.weight)  # Sec. 3.4

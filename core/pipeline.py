@@ -81,7 +81,7 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path = "kiln", domain: str | Path | None = None, **kwargs
     ) -> "InDomainPipeline":
-        """Load a preset ("kiln", "sd15"), a folder or Hub id in diffusers' Stable Diffusion layout, or a checkpoint in one .safetensors file.
+        """Load a preset ("kiln", "sd15"), a folder or Hub id in Stable Diffusion's diffusers layout, or a .safetensors checkpoint.
 
         domain: a known name, a domain's folder or Hub id, or None for the prior alone (or for the domain that a saved
         InDomainPipeline holds). Other arguments are diffusers' own (`dtype` or `torch_dtype`, `variant`, `scheduler`); fp32 by default.
@@ -90,7 +90,8 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
         """
         preset, domain = find_preset(pretrained_model_name_or_path), find_domain(domain)  # an unknown one is said before anything is loaded
         kwargs = {"dtype": kwargs.pop("torch_dtype", torch.float32)} | kwargs
-        defaults = {key: getattr(preset, key) for key in ("guidance_scale", "num_inference_steps", "unconditional_scale", "guidance_interval")}
+        names = ("guidance_scale", "num_inference_steps", "unconditional_scale", "guidance_interval")
+        defaults = {name: getattr(preset, name) for name in names}
         with wanted(preset.prior, "a Stable Diffusion pipeline (unet, vae, text_encoder, tokenizer, scheduler)"):
             is_file = Path(preset.prior).is_file()
             ours = not is_file and cls.load_config(preset.prior).get("_class_name") == cls.__name__

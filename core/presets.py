@@ -40,7 +40,7 @@ PRESETS = {
 
 
 def find_preset(name: str | Path) -> Preset:
-    """A preset by name; a folder, .safetensors file or Hub id of a Stable Diffusion pipeline is sd15 with another prior. Raises UserError."""
+    """A preset by name; a folder, .safetensors file or Hub id of a Stable Diffusion model is sd15 with another prior. Raises UserError."""
     name = str(name)
     if name in PRESETS:
         return PRESETS[name]

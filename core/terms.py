@@ -112,7 +112,9 @@ def control_residuals(controls: Sequence[Control], z_t: torch.Tensor, t: torch.T
     return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
 
 
-def convert(prediction: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor, given: torch.Tensor | None, wanted: torch.Tensor | None) -> torch.Tensor:
+def convert(
+    prediction: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor, given: torch.Tensor | None, wanted: torch.Tensor | None
+) -> torch.Tensor:
     """eps = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) z_t (Salimans & Ho 2022), or v of eps.
 
     given, wanted: alphas_cumprod where the prediction is v and is to become v, None where it is eps and is to become eps.

@@ -9,7 +9,7 @@ logger = logging.getLogger(__name__)
 
 @torch.no_grad()
 def encode_prompts(tokenizer, text_encoder, prompts: list[str], device: torch.device | None = None) -> torch.Tensor:
-    """Text features (B, T, d). What the tokenizer cannot take is cut off and logged. device: where an offloaded encoder computes; else its own."""
+    """Text features (B, T, d). What the tokenizer cannot take is cut off and logged. device: where an offloaded encoder computes."""
     each = list(dict.fromkeys(prompts))  # once
     limit = tokenizer.model_max_length
     ids = tokenizer(each, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids

@@ -27,7 +27,8 @@ def offload(request, monkeypatch):
 
 
 def draw(pipe, prompt="a vase"):
-    return pipe(prompt, num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt", image=torch.full((1, 3, 16, 16), 0.3)).images
+    generator, image = torch.Generator().manual_seed(0), torch.full((1, 3, 16, 16), 0.3)
+    return pipe(prompt, num_inference_steps=2, generator=generator, output_type="pt", image=image).images
 
 
 def test_images_are_the_same_with_offload_before_and_after_a_domain_is_taken(pipe, offload, tmp_path):

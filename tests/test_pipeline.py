@@ -215,9 +215,11 @@ def test_images_take_the_size_of_what_their_controls_read(prior):
     (dict(prompt=[]), r"prompt is \[\]"), (dict(prompt="a", num_images_per_prompt=0), "num_images_per_prompt is 0"),
     (dict(prompt="a", generator=[torch.Generator()] * 2), "generator is a list of 2 for 1 images"),
     (dict(prompt=["a", "b"], latents=torch.zeros(1, 4, 8, 8)), r"latents are \(1, 4, 8, 8\), not \(2, 4, 8, 8\)"),
-    (dict(prompt="a", latents=torch.zeros(1, 4, 8, 8), height=32), r"not \(1, 4, 16, 8\)"), (dict(prompt="a", latents=torch.zeros(4)), "latents are"),
+    (dict(prompt="a", latents=torch.zeros(1, 4, 8, 8), height=32), r"not \(1, 4, 16, 8\)"),
+    (dict(prompt="a", latents=torch.zeros(4)), "latents are"),
     (dict(prompt="a", prompt_embeds=None), "no argument 'prompt_embeds'"), (dict(prompt="a", timesteps=[1]), "no argument 'timesteps'"),
-    (dict(prompt="a", domain_scales=1), "'domain_scales': did you mean 'domain_scale'"), (dict(num_inference_step=9), "did you mean 'num_inference_steps'"),
+    (dict(prompt="a", domain_scales=1), "'domain_scales': did you mean 'domain_scale'"),
+    (dict(num_inference_step=9), "did you mean 'num_inference_steps'"),
 ])
 def test_what_a_user_did_wrong_is_said(prior, wrong, said):
     with pytest.raises(UserError, match=said):
@@ -225,7 +227,8 @@ def test_what_a_user_did_wrong_is_said(prior, wrong, said):
 
 
 @pytest.mark.parametrize("given, said", [
-    (dict(prompt="a", domain_scale=2.0), "domain_scale is 2.0 but there is no domain"), (dict(control_scale=0.0), "control_scale is 0.0 .* no prompt"),
+    (dict(prompt="a", domain_scale=2.0), "domain_scale is 2.0 but there is no domain"),
+    (dict(control_scale=0.0), "control_scale is 0.0 .* no prompt"),
 ])
 def test_a_scale_of_what_is_not_there_is_said(prior, given, said):
     with pytest.raises(UserError, match=said):
@@ -277,7 +280,8 @@ def test_the_kiln_loads_and_folds_exactly(kiln_weights, domain):
         if domain is not None:
             eps_d = pipe.domain_unet(z_t, t).sample
             assert 0.1 < eps_d.norm() / pipe.unet(z_t, t, pipe.encode_prompt(["a vase"] * 2)).sample.norm() < 10
-            assert torch.equal(pipe.noise_predictor(None, batch=2, domain_scale=1.0)(z_t, t), eps_d) and (eps_d - folded(z_t, t).sample).norm() > 1
+            assert torch.equal(pipe.noise_predictor(None, batch=2, domain_scale=1.0)(z_t, t), eps_d)
+            assert (eps_d - folded(z_t, t).sample).norm() > 1
 
 
 @pytest.mark.parametrize("stop, raised", [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "No space left on device"), UserError)])

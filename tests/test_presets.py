@@ -40,7 +40,7 @@ def test_models_that_cannot_be_had_are_named_with_the_way_to_get_them(monkeypatc
 
 @pytest.mark.parametrize("changes, said", [
     (dict(addition_embed_type="text", addition_embed_type_num_heads=4), r"a condition besides text \(addition_embed_type\)"),
-    (dict(in_channels=9), "takes 9 channels and not its latents' 4"), (dict(cross_attention_dim=32), "width 32, .* 24 wide"),
+    (dict(in_channels=9), "takes 9 channels, not the latents' 4"), (dict(cross_attention_dim=32), "width 32, .* 24 wide"),
     ("sample", "it predicts 'sample'"),
 ])
 def test_priors_that_the_rule_cannot_work_with_are_refused(tiny_sd, changes, said):

@@ -31,8 +31,8 @@ def test_a_step_at_512_px_in_fp16(unet, domain_unet):
 
 def test_the_pipeline_reads_512_px_and_4_x_64_x_64_latents_from_the_models(unet, domain_unet):
     with torch.device("meta"):
-        blocks = dict(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(128, 256, 512, 512))
-        vae = AutoencoderKL(**blocks, layers_per_block=2, latent_channels=4, sample_size=512).half().eval()
+        blocks = dict(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
+        vae = AutoencoderKL(**blocks, block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512).half().eval()
     tiny = tiny_pipeline()
     pipe = InDomainPipeline(vae, tiny.text_encoder, tiny.tokenizer, unet, tiny.scheduler, domain_unet)
     assert (pipe.resolution, pipe.latent_shape(2), pipe.latent_shape(1, 768, 512)) == (512, (2, 4, 64, 64), (1, 4, 96, 64))

@@ -25,7 +25,8 @@ def unet_key(key: str) -> str:
         key = re.sub(f"^{theirs}", ours, key)
     key = re.sub(r"down_blocks\.(\d)\.(resnets|attentions)\.0", lambda m: f"input_blocks.{2 * int(m[1]) + 1}.{int(m[2] != 'resnets')}", key)
     key = re.sub(r"down_blocks\.0\.downsamplers\.0\.conv", "input_blocks.2.0.op", key)
-    key = re.sub(r"up_blocks\.(\d)\.(resnets|attentions)\.(\d)", lambda m: f"output_blocks.{2 * int(m[1]) + int(m[3])}.{int(m[2] != 'resnets')}", key)
+    up = lambda m: f"output_blocks.{2 * int(m[1]) + int(m[3])}.{int(m[2] != 'resnets')}"
+    key = re.sub(r"up_blocks\.(\d)\.(resnets|attentions)\.(\d)", up, key)
     key = re.sub(r"up_blocks\.0\.upsamplers\.0", "output_blocks.1.1", key)
     for theirs, ours in RESNET if re.match(r"(input|output)_blocks\.\d\.0\.|middle_block\.[02]\.", key) else []:
         key = re.sub(rf"\b{theirs}\b", ours, key)
