@@ -20,7 +20,7 @@ def result_folder(root: Path, settings: dict[str, Any]) -> Path:
     text = to_json(settings)
     path = root / Path(settings["domain"] or "open").name / f"{slug(settings['prompt'] or 'anything')}-{settings['seed']}"
     own, there = path.with_name(f"{path.name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"), path / SETTINGS
-    taken = path.exists() and not (there.is_file() and there.read_text() == text)
+    taken = any(path.glob("*.png")) and not (there.is_file() and there.read_text() == text)
     return own if taken or own.exists() else path
 
 

@@ -145,6 +145,8 @@ def test_each_of_several_runs_has_a_folder_named_by_what_was_asked_and_its_setti
     monkeypatch.chdir(tmp_path)
     images = iter("ABABA")
     monkeypatch.setattr(sample, "sample", lambda keep, **_: [keep(0, image := Image.new("L", (1, 1), ord(next(images)))), image][1:])
+    (tmp_path / "outputs/samples/open/bowl-0").mkdir(parents=True)  # of a run that failed: no image is lost
+    (tmp_path / "outputs/samples/open/bowl-0/settings.json").write_text("{}")
     for changes in ("--prompt bowl", "--prompt bowl --steps 9", "--prompt bowl", "--seed 3", "--prompt bowl --domain clay"):
         monkeypatch.setattr(sys, "argv", f"sample --preset {tiny_sd} --num-images 1 {changes}".split())
         sample.main()
