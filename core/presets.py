@@ -40,11 +40,15 @@ PRESETS = {
 
 
 def find_preset(name: str | Path) -> Preset:
-    """A preset by name; a folder or Hub id of a Stable Diffusion pipeline is sd15 with another prior. Raises UserError."""
+    """A preset by name; a folder, .safetensors file or Hub id of a Stable Diffusion model is sd15 with another prior. Raises UserError."""
     name = str(name)
     if name in PRESETS:
         return PRESETS[name]
-    if Path(name).is_dir() or is_hub_id(name):
+    if Path(name).suffix in (".ckpt", ".pt", ".pth", ".bin"):
+        raise UserError(f"'{name}' is a pickle, which can run any code and is not loaded: give a .safetensors file or a folder")
+    if Path(name).suffix == ".safetensors" and not Path(name).is_file():
+        raise UserError(f"there is no file '{name}'")
+    if Path(name).is_dir() or Path(name).is_file() or is_hub_id(name):
         return replace(PRESETS["sd15"], name=name, prior=name)
     raise UserError(f"unknown preset '{name}'{nearest(name, PRESETS)}; known: {', '.join(PRESETS)}; a folder or a Hub id does too")
 

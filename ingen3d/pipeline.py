@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import logging
-import re
 import sys
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from core.domains import find_domain
 from core.errors import UserError
 from core.images import contact_sheet, load_image
 from core.presets import PRESETS, find_preset
+from core.results import slug
 
 from . import mesh as meshes
 from . import threestudio_engine
@@ -304,12 +304,6 @@ def write_video(folder: Path, frames: np.ndarray, fps: int = 18) -> Path:
         first, *rest = [Image.fromarray(frame) for frame in frames]
         first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
     return path
-
-
-def slug(text: str) -> str:
-    """A folder name from a prompt; a hash keeps long ones apart."""
-    words = re.sub(r"[^\w]+", "-", text.lower()).strip("-")
-    return words if 0 < len(words) <= 60 else f"{words[:50]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".strip("-")
 
 
 def digest(image: Image.Image) -> str:
