@@ -46,7 +46,8 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
     """A Stable Diffusion prior and, where there is one, a domain's null-text UNet.
 
     phrase: how a prompt is said in the domain, with "{prompt}" in it. guidance_scale, num_inference_steps and, where there is a domain,
-    unconditional_scale (w_d without a prompt) and guidance_interval: what calls use by default.
+    unconditional_scale (w_d without a prompt) and guidance_interval: what calls use by default. domain_scale, control_scale: the weights of
+    calls with a domain and a prompt and none of their own, in place of Sec. 3.4's.
     `enable_model_cpu_offload` keeps both UNets on the GPU during a call, as each step needs them; `enable_sequential_cpu_offload` neither.
     """
 
@@ -64,6 +65,8 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
         phrase: str = "{prompt}",
         guidance_scale: float = 7.0,
         num_inference_steps: int = 25,
+        domain_scale: tuple | None = None,
+        control_scale: tuple | None = None,
         unconditional_scale: float = 1.0,
         guidance_interval: tuple = (0.0, 1.0),  # diffusers warns of tuple[float, float]
     ):
@@ -71,6 +74,7 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet)
         self.register_modules(scheduler=scheduler, domain_unet=domain_unet)
         self.register_to_config(phrase=phrase, guidance_scale=guidance_scale)
+        self.register_to_config(domain_scale=domain_scale, control_scale=control_scale)
         self.register_to_config(num_inference_steps=num_inference_steps, unconditional_scale=unconditional_scale, guidance_interval=guidance_interval)
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
@@ -90,7 +94,7 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
         """
         preset, domain = find_preset(pretrained_model_name_or_path), find_domain(domain)  # an unknown one is said before anything is loaded
         kwargs = {"dtype": kwargs.pop("torch_dtype", torch.float32)} | kwargs
-        names = ("guidance_scale", "num_inference_steps", "unconditional_scale", "guidance_interval")
+        names = ("guidance_scale", "num_inference_steps", "domain_scale", "control_scale", "unconditional_scale", "guidance_interval")
         defaults = {name: getattr(preset, name) for name in names}
         with wanted(preset.prior, "a Stable Diffusion pipeline (unet, vae, text_encoder, tokenizer, scheduler)"):
             is_file = Path(preset.prior).is_file()
@@ -274,7 +278,8 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
     ) -> ImagePipelineOutput | tuple:
         """Images of a prompt in the domain; arguments as in diffusers' StableDiffusionPipeline, `guidance` as in `noise_predictor`.
 
-        guidance_interval: by default the pipeline's own where there is a domain, all steps where there is none.
+        guidance_interval: by default the pipeline's own where there is a domain, all steps where there is none. So are domain_scale and
+        control_scale for a prompt, where neither guidance_scale nor `terms` ask for Sec. 3.4's weights.
         With a list of generators each image has its own noise and does not depend on what else is in the batch.
         output_type: "pil", "np" (B, H, W, 3) in [0, 1], "pt" (B, 3, H, W) in [0, 1] or "latent" (B, C, h, w).
         callback_on_step_end: `(pipe, step, t, {"latents"}) -> {"latents"}`.
@@ -298,6 +303,9 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
         timesteps = last_timesteps(scheduler, steps, start)
         if guidance.get("guidance_interval") is None:
             guidance["guidance_interval"] = (0.0, 1.0) if self.domain_unet is None else self.config.guidance_interval
+        own_weights = guidance_scale, guidance.get("domain_scale"), guidance.get("control_scale")
+        if prompt is not None and self.domain_unet is not None and not guidance.get("terms") and all(w is None for w in own_weights):
+            guidance |= {name: getattr(self.config, name) for name in ("domain_scale", "control_scale")}
         predict = self.noise_predictor(prompt, negative_prompt, batch, guidance_scale, timesteps=timesteps, **guidance)
         clean, mask = self.encode_edit(image, mask_image, batch, height, width, generator)
         if clean is not None:

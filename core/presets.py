@@ -23,6 +23,8 @@ class Preset:
     zero123_resolution: int
     guidance_scale: float  # w0 of Sec. 3.4
     num_inference_steps: int
+    domain_scale: tuple[float, ...] | None  # w_d and w_c of prompts, by parts of the steps; None: Sec. 3.4's
+    control_scale: tuple[float, ...] | None
     unconditional_scale: float  # w_d where there is no prompt
     guidance_interval: tuple[float, float]  # the fractions of the steps in which a domain's guidance helps
     learning_rate: float  # for learning a domain: the paper's, or what a small prior wants
@@ -32,9 +34,9 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), "kiln", 128, 128, 7.0, 25, 2.0, (0.0, 0.6), 3e-4,
+        Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), "kiln", 128, 128, 7.0, 25, (2.5, 4.5), (4.5, 2.5), 2.0, (0.0, 0.6), 3e-4,
                str(WEIGHTS / "judge" / "model.safetensors")),
-        Preset("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "kxic/zero123-xl", "sd15", 512, 256, 7.0, 25, 1.0, (0.0, 1.0), 1e-5),
+        Preset("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "kxic/zero123-xl", "sd15", 512, 256, 7.0, 25, None, None, 1.0, (0.0, 1.0), 1e-5),
     )
 }
 

@@ -108,8 +108,8 @@ def text_to_3d(
     device = find_device(device)
     models = models or Models(preset, domain, device)
     settings = load_settings(models.preset.config, overrides, steps)
-    for stage in (settings.image, settings.refine):
-        stage.guidance_scale = models.preset.guidance_scale if stage.guidance_scale is None else stage.guidance_scale
+    if settings.refine.guidance_scale is None:
+        settings.refine.guidance_scale = models.preset.guidance_scale
     if engine == "threestudio" and settings.camera.reference_azimuth_deg:  # its prompts and its turntable count from 0
         raise UserError(f"camera.reference_azimuth_deg is {settings.camera.reference_azimuth_deg:g}: with threestudio the front is at 0")
     settings.image.num_inference_steps = settings.image.num_inference_steps or models.preset.num_inference_steps

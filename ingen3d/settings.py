@@ -28,7 +28,7 @@ class CameraSettings:
 @dataclass
 class ImageSettings:
     num_inference_steps: int | None = None  # None: the preset's
-    guidance_scale: float | None = None
+    guidance_scale: float | None = None  # None: the preset's weights
     fill: float = 0.75  # a user's picture: the object's longer side, in picture sides
 
 
@@ -53,7 +53,8 @@ class OptimiseSettings:
     lr_planes: float = 2e-2
     lr_mlp: float = 2e-3
     elevation_range: tuple[float, float] = (-10.0, 50.0)
-    guidance_scale: float | None = 3.0
+    guidance_scale: float | None = 3.0  # at the first step
+    guidance_end: float | None = None  # at the last; None: the same
     t_start: tuple[float, float] = (0.2, 0.8)  # range of timesteps, as fractions of the schedule, at the first step
     t_end: tuple[float, float] = (0.1, 0.4)  # and at the last
     view_dependent_prompt: bool = False
@@ -65,6 +66,11 @@ class OptimiseSettings:
     normal_smooth: float = 1.0
     orient: float = 1.0
     total_variation: float = 0.5
+
+    def guidance_at(self, progress: float) -> float:
+        """Linear over the stage's progress in [0, 1]."""
+        end = self.guidance_scale if self.guidance_end is None else self.guidance_end
+        return self.guidance_scale + (end - self.guidance_scale) * progress
 
 
 def refine_settings() -> OptimiseSettings:

@@ -65,8 +65,8 @@ def initialise(
     field, grid = TriPlaneField(**vars(settings.field)).to(device), OccupancyGrid().to(device)
     condition = zero123.condition(F.interpolate(reference.on_white(), (size, size), mode="bilinear", antialias=True), reference.camera)
 
-    def score(images: torch.Tensor, cameras: Cameras, t_range) -> torch.Tensor:
-        predict = zero123.noise_predictor(condition, cameras, settings.init.guidance_scale)
+    def score(images: torch.Tensor, cameras: Cameras, t_range, guidance_scale: float) -> torch.Tensor:
+        predict = zero123.noise_predictor(condition, cameras, guidance_scale)
         return sds(zero123.encode_images(images).float(), predict, zero123.scheduler.alphas_cumprod, t_range, generator)
 
     averages = distil(field, grid, reference, score, settings.init, settings.camera, size, generator, checkpoint, "initialise", quiet)
@@ -88,17 +88,19 @@ def refine(
     """Stage 3: the multi-guidance rule's score at random views, the shape held by low timesteps and the reference. Changes the field."""
     predictors = {}
 
-    def predictor(camera: Cameras):
+    def predictor(camera: Cameras, guidance_scale: float):
         suffix = view_phrase(camera, settings.camera.reference_azimuth_deg) if settings.refine.view_dependent_prompt else ""
         if suffix not in predictors:
-            predictors[suffix] = pipe.noise_predictor(prompt + suffix, guidance_scale=settings.refine.guidance_scale)
-        predictors[suffix].weights = None  # Sec. 3.4's first weights, anew each step: held ones would depend on where a run was resumed
-        return predictors[suffix]
+            predictors[suffix] = pipe.noise_predictor(prompt + suffix)
+        rule = predictors[suffix]
+        rule.guidance_scale = guidance_scale
+        rule.weights = None  # Sec. 3.4's first weights, anew each step: held ones would depend on where a run was resumed
+        return rule
 
-    def score(images: torch.Tensor, cameras: Cameras, t_range) -> torch.Tensor:
-        latents = pipe.encode_images(images).float()
+    def score(images: torch.Tensor, cameras: Cameras, t_range, guidance_scale: float) -> torch.Tensor:
+        latents, alphas_cumprod = pipe.encode_images(images).float(), pipe.scheduler.alphas_cumprod
         return sum(
-            sds(latents[i : i + 1], predictor(cameras[i]), pipe.scheduler.alphas_cumprod, t_range, generator) for i in range(len(cameras))
+            sds(latents[i : i + 1], predictor(cameras[i], guidance_scale), alphas_cumprod, t_range, generator) for i in range(len(cameras))
         )
 
     return distil(field, grid, reference, score, settings.refine, settings.camera, size, generator, checkpoint, "refine", quiet)
@@ -127,7 +129,7 @@ def distil(
 ) -> dict:
     """Both optimisation stages: reference reconstruction, a score at random views, and threestudio's shape priors.
 
-    score(images (B, 3, size, size) in [-1, 1], cameras, t_range) -> scalar, summed over B.
+    score(images (B, 3, size, size) in [-1, 1], cameras, t_range, guidance_scale) -> scalar, summed over B.
     """
     device = reference.mask.device
     side, s = settings.render_size, settings
@@ -143,7 +145,8 @@ def distil(
         views = random_cameras(s.batch, s.elevation_range, cameras.distance_range, cameras.fovy_deg, generator, device)
         new = render(field, grid, views, side, side, s.samples, 1.0, generator, normals=True)
         images = F.interpolate(new.rgb.permute(0, 3, 1, 2), (size, size), mode="bilinear", align_corners=False) * 2 - 1
-        terms["sds"] = s.sds / s.batch * score(images, views, anneal(s.t_start, s.t_end, step / s.steps))
+        progress = step / s.steps
+        terms["sds"] = s.sds / s.batch * score(images, views, anneal(s.t_start, s.t_end, progress), s.guidance_at(progress))
         return terms | shape_priors(field, new, s)
 
     return optimise(objective, field, grid, settings, generator, checkpoint, name=name, quiet=quiet)

@@ -72,6 +72,19 @@ def test_the_pipelines_own_interval_is_taken_where_there_is_a_domain(pipe):
     assert torch.equal(draw(pipe, "a vase"), draw(pipe, "a vase", guidance_interval=(0.0, 1.0)))
 
 
+def test_the_pipelines_own_weights_are_taken_for_a_prompt_in_a_domain_and_none_are_given(pipe):
+    pipe.register_to_config(domain_scale=(2.0, 4.0), control_scale=(5.0, 3.0))
+    own = draw(pipe, "a vase", domain_scale=[2.0, 4.0], control_scale=[5.0, 3.0])
+    assert torch.equal(draw(pipe, "a vase"), own)
+    pipe.register_to_config(domain_scale=None, control_scale=None)
+    first_weights = draw(pipe, "a vase")  # Sec. 3.4's
+    assert not torch.equal(first_weights, own)
+    pipe.register_to_config(domain_scale=(2.0, 4.0), control_scale=(5.0, 3.0))
+    assert torch.equal(draw(pipe, "a vase", guidance_scale=pipe.config.guidance_scale), first_weights)
+    pipe.set_domain(None)
+    draw(pipe, "a vase")
+
+
 def test_the_predictor_is_eq_3_over_prior_and_domain(pipe):
     z_t, t = torch.randn(2, 4, 8, 8), torch.tensor([100, 800])
     with torch.no_grad():

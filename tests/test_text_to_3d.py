@@ -68,7 +68,7 @@ class FakeModels:
             noise_predictor=lambda condition, cameras, guidance_scale: towards(shrink(ball_image(cameras, 64))),
         )
         self.pipe = SimpleNamespace(encode_images=shrink, scheduler=scheduler)
-        self.pipe.noise_predictor = lambda prompt, guidance_scale: towards(
+        self.pipe.noise_predictor = lambda prompt: towards(
             torch.tensor([-1.0, -1.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
         )
 
@@ -94,6 +94,20 @@ def make(picture, out, **kwargs):
         device="cpu",
         **kwargs,
     )
+
+
+def test_refinements_guidance_goes_from_its_first_to_its_last_value(picture, tmp_path):
+    models, used = FakeModels(), []
+    towards_blue = models.pipe.noise_predictor("")
+
+    def rule(z_t, t):
+        used.append(rule.guidance_scale)
+        return towards_blue(z_t, t)
+
+    models.pipe.noise_predictor = lambda prompt: rule
+    guided = {"guidance_scale": 8.0, "guidance_end": 4.0, "steps": 4}
+    make(picture, tmp_path, models=models, overrides={"refine": SMALL["refine"] | guided})
+    assert used == [8.0, 7.0, 6.0, 5.0]
 
 
 def test_a_run_leaves_a_textured_mesh_a_turntable_and_a_record(picture, tmp_path):
