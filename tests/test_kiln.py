@@ -6,11 +6,15 @@ import signal
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from core.errors import UserError
-from core.kiln import data, glazes, judge, shapes
+from core.kiln import controlnet, data, glazes, judge, shapes
 from core.kiln.clip import caption_corpus, new_tokenizer
 from core.kiln.loop import fit
+from core.kiln.prior import denoising_loss, new_scheduler
+
+from .conftest import tiny_pipeline
 
 
 @pytest.mark.parametrize("name", shapes.SHAPES)
@@ -127,3 +131,39 @@ def test_the_judge_ignores_what_has_no_ground_truth():
     wooden = {"class": "chair", "colour": None, "pattern": "plain", "material": "wooden"}
     labels = judge.targets([porcelain, wooden])
     assert labels["colour"].tolist() == [-100, -100] and labels["pattern"].tolist() == [-100, glazes.PATTERNS.index("plain")]
+
+
+def test_a_controlnet_learns_to_draw_along_the_edges_and_leaves_the_prior_as_it_is(monkeypatch, tmp_path):
+    monkeypatch.setattr(controlnet, "fit", lambda net, loss, steps, _, *args, **more: fit(net, loss, steps, 5e-3, *args, ema=0.9, warmup=1, **more))
+    pipe, before = tiny_pipeline(), tiny_pipeline()
+    edges, latents = torch.zeros(2, 32, 32, dtype=torch.bool), torch.ones(2, 4, 4, 4)
+    edges[0, :, 8] = edges[1, :, 24] = True  # the line alone says which half is dark
+    latents[0, ..., 2:] = latents[1, ..., :2] = -1
+    net = controlnet.train(latents, edges, ["a vase", "a bowl"], pipe, tmp_path, torch.device("cpu"), 60, batch_size=4, quiet=True)
+
+    @torch.no_grad()
+    def error(edges):
+        def predict(z_t, t):
+            context = pipe.encode_prompt(["a vase"] * 16, "cpu", 1, False)[0]
+            down, mid = net(z_t, t, context, controlnet.as_picture(edges.repeat(8, 1, 1)), return_dict=False)
+            return pipe.unet(z_t, t, context, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
+
+        torch.manual_seed(0)
+        return denoising_loss(predict, latents.repeat(8, 1, 1, 1), new_scheduler())["mse"]
+
+    assert error(edges) < 0.99 * error(edges.flip(0))
+    for part in ("unet", "text_encoder"):
+        assert all(map(torch.equal, getattr(pipe, part).parameters(), getattr(before, part).parameters()))
+
+
+def discs(*centres):
+    """Pictures of grey discs, RGBA, on transparency that hides red."""
+    y, x = np.mgrid[:64, :64]
+    return np.stack([np.where(((x - c) ** 2 + (y - 32) ** 2 < 10**2)[..., None], [90, 90, 90, 255], [255, 0, 0, 0]).astype(np.uint8) for c in centres])
+
+
+def test_views_have_the_edges_that_a_users_picture_of_them_has():
+    view = discs(32)[0]
+    picture = np.uint8((data.composite(view) + 1) * 127.5 + 0.5)
+    of_view, of_picture = controlnet.edge_maps(map(Image.fromarray, (view, picture)))
+    assert of_view.any() and torch.equal(of_view, of_picture)
