@@ -12,7 +12,7 @@ from skimage.feature import canny as canny_edges
 
 from .errors import UserError
 from .images import on_white
-from .presets import wanted
+from .presets import find_controlnet, wanted
 from .terms import Term
 
 
@@ -23,12 +23,13 @@ def canny(image: Image.Image, sigma: float = 1.0, low_threshold: float = 0.1, hi
 
 
 def load_controlnet(name: str | Path, unet: UNet2DConditionModel) -> ControlNetModel:
-    """A ControlNet's folder or Hub id, for a UNet. Raises UserError for what is none, or one for another prior."""
-    with wanted(str(name), "a ControlNet"):
-        kind = ControlNetModel.load_config(str(name)).get("_class_name")
+    """A ControlNet by its folder, Hub id or preset, for a UNet. Raises UserError for what is none, or one for another prior."""
+    name = find_controlnet(name)
+    with wanted(name, "a ControlNet"):
+        kind = ControlNetModel.load_config(name).get("_class_name")
         if kind != "ControlNetModel":
             raise ValueError(f"it holds a {kind}")
-        net = ControlNetModel.from_pretrained(str(name), torch_dtype=unet.dtype, use_safetensors=True)
+        net = ControlNetModel.from_pretrained(name, torch_dtype=unet.dtype, use_safetensors=True)
     for key in ("in_channels", "cross_attention_dim", "block_out_channels"):
         theirs, ours = (json.dumps(model.config[key]) for model in (net, unet))  # a list once saved, a tuple before
         if theirs != ours:
