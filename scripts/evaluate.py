@@ -1,6 +1,6 @@
 """Measure the kiln's models and runs; each line of the output is one figure of the README.
 
-    python scripts/evaluate.py fold parity autoencoder judge prior domain
+    python scripts/evaluate.py fold parity autoencoder judge prior domain control
     python scripts/evaluate.py run --folder outputs/porcelain/a-vase-0
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.errors import UserError, run_cli
 
-MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "domain", "run")
+MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "domain", "control", "run")
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     if args.quiet:
         hide_loading_bars()
     data, judge = CACHE / "data", WEIGHTS / "judge"
-    if {"autoencoder", "judge", "domain", "run"} & set(args.measure) and not data.is_dir():
+    if {"autoencoder", "judge", "domain", "control", "run"} & set(args.measure) and not data.is_dir():
         raise UserError(f"no renders in {data}: run `python scripts/fire_kiln.py data` first")
     if {"judge", "prior", "domain", "run"} & set(args.measure) and not judge.is_dir():
         raise UserError(f"no judge in {judge}: run `python scripts/fire_kiln.py judge` first")
@@ -44,6 +44,7 @@ def main() -> None:
         "judge": lambda: kiln.judge_accuracy(data),
         "prior": lambda: kiln.prior_alignment(args.seeds, args.quiet),
         "domain": lambda: kiln.domain_fidelity(data, args.domain, args.images, args.quiet),
+        "control": lambda: kiln.control_agreement(data, args.domain, args.quiet),
         "run": lambda: kiln.run_quality(args.folder, data, args.domain) | facts(args.folder / "mesh.glb"),
     }
     for name in args.measure:

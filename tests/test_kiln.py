@@ -2,6 +2,7 @@
 
 import json
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,3 +168,38 @@ def test_views_have_the_edges_that_a_users_picture_of_them_has():
     picture = np.uint8((data.composite(view) + 1) * 127.5 + 0.5)
     of_view, of_picture = controlnet.edge_maps(map(Image.fromarray, (view, picture)))
     assert of_view.any() and torch.equal(of_view, of_picture)
+
+
+def test_edges_agree_as_far_as_they_are_near():
+    pytest.importorskip("torchmetrics")
+    from core.evaluation.measures import edge_f_score
+
+    def lines(*columns):
+        edges = np.zeros((16, 16), bool)
+        edges[:, list(columns)] = True
+        return edges
+
+    assert edge_f_score(lines(4), lines(5)) == pytest.approx(1) and edge_f_score(lines(4), lines(6)) == 0
+    assert edge_f_score(lines(4), lines(4, 12)) == edge_f_score(lines(4, 12), lines(4)) == pytest.approx(2 / 3)
+    assert edge_f_score(lines(), lines(4)) == edge_f_score(lines(4), lines()) == 0
+
+
+def test_each_image_is_compared_with_the_view_whose_edges_it_was_to_follow():
+    pytest.importorskip("torchmetrics")
+    from core.evaluation.kiln import edge_agreement
+
+    views = data.Views(discs(16, 32, 48), [{"caption": None, "class": name} for name in ("vase", "bowl", "jar")])
+    seen = dict(zip(("a vase", "a bowl", "a jar"), (torch.from_numpy(data.composite(views.images)).permute(0, 3, 1, 2) + 1) / 2))
+    asked = dict(zip(seen, controlnet.edge_maps(map(Image.fromarray, views.images))))
+
+    class Ideal:
+        """Draws the view that the control shows, and white without one."""
+
+        set_progress_bar_config = control = staticmethod(lambda *given, **settings: given)
+
+        def __call__(self, prompt, controls, **settings):
+            (_, pictures, scale), = controls
+            assert torch.equal(pictures, controlnet.as_picture(torch.stack([asked[p] for p in prompt])))
+            return SimpleNamespace(images=torch.stack([seen[p] for p in prompt]) if scale else torch.ones_like(pictures))
+
+    assert edge_agreement(Ideal(), None, views, quiet=True, batch_size=2) == {"with": 1.0, "without": 0.0}
