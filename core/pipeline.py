@@ -150,8 +150,8 @@ class InDomainPipeline(DiffusionPipeline):
     ) -> Control:
         """A ControlNet that reads a picture, PIL or (B or 1, 3, H, W) in [0, 1], such as `conditions.canny`'s.
 
-        controlnet: its folder or Hub id do too, or a preset's name ("kiln") for the preset's own. Start and end are fractions of the steps, as in
-        diffusers. Raises UserError for those out of [0, 1] and for what is no ControlNet.
+        controlnet: its folder or Hub id do too, and "kiln", a preset, for the preset's own. Start and end are fractions of the steps, as
+        in diffusers. Raises UserError for those out of [0, 1] and for what is no ControlNet.
         """
         check_interval("control_guidance_start and control_guidance_end", control_guidance_start, control_guidance_end)
         if not isinstance(controlnet, ControlNetModel):

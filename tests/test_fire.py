@@ -54,7 +54,8 @@ def test_the_fired_controlnet_is_one_for_the_fired_prior_and_has_something_to_sa
 
     def draw(scale):
         controls = [pipe.control(kiln.weights / "controlnet", edges, scale)]
-        return pipe("a vase", controls=controls, num_inference_steps=2, output_type="latent", generator=torch.Generator().manual_seed(0)).images
+        settings = dict(num_inference_steps=2, output_type="latent", generator=torch.Generator().manual_seed(0))
+        return pipe("a vase", controls=controls, **settings).images
 
     assert draw(1.0).shape == (1, 8, 16, 16) and not torch.equal(draw(1.0), draw(0.0))
 

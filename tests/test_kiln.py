@@ -135,7 +135,8 @@ def test_the_judge_ignores_what_has_no_ground_truth():
 
 
 def test_a_controlnet_learns_to_draw_along_the_edges_and_leaves_the_prior_as_it_is(monkeypatch, tmp_path):
-    monkeypatch.setattr(controlnet, "fit", lambda net, loss, steps, _, *args, **more: fit(net, loss, steps, 5e-3, *args, ema=0.9, warmup=1, **more))
+    fast = lambda net, loss, steps, rate, *args, **more: fit(net, loss, steps, 10 * rate, *args, ema=0.9, warmup=1, **more)
+    monkeypatch.setattr(controlnet, "fit", fast)
     pipe, before = tiny_pipeline(), tiny_pipeline()
     edges, latents = torch.zeros(2, 32, 32, dtype=torch.bool), torch.ones(2, 4, 4, 4)
     edges[0, :, 8] = edges[1, :, 24] = True  # the line alone says which half is dark
@@ -160,7 +161,8 @@ def test_a_controlnet_learns_to_draw_along_the_edges_and_leaves_the_prior_as_it_
 def discs(*centres):
     """Pictures of grey discs, RGBA, on transparency that hides red."""
     y, x = np.mgrid[:64, :64]
-    return np.stack([np.where(((x - c) ** 2 + (y - 32) ** 2 < 10**2)[..., None], [90, 90, 90, 255], [255, 0, 0, 0]).astype(np.uint8) for c in centres])
+    masks = [((x - c) ** 2 + (y - 32) ** 2 < 10**2)[..., None] for c in centres]
+    return np.uint8(np.where(masks, [90, 90, 90, 255], [255, 0, 0, 0]))
 
 
 def test_views_have_the_edges_that_a_users_picture_of_them_has():

@@ -69,7 +69,7 @@ def fid(extractor: nn.Module, real: torch.Tensor, fake: torch.Tensor) -> float:
 
 
 def edge_f_score(edges: np.ndarray, asked: np.ndarray, tolerance: float = 1.5) -> float:
-    """F-score of edges (H, W) bool, found and asked for, by the share of each within `tolerance` pixels of the other; 0 where either has none."""
+    """F-score of edges (H, W) bool, found and asked for: shares of each within `tolerance` pixels of the other, 0 if one has none."""
     if not edges.any() or not asked.any():
         return 0.0
     precision, recall = ((distance_transform_edt(~other)[these] <= tolerance).mean() for these, other in ((edges, asked), (asked, edges)))

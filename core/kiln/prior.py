@@ -33,7 +33,7 @@ def new_scheduler() -> DDPMScheduler:
 
 def denoising_loss(predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], z: torch.Tensor,
                    scheduler: DDPMScheduler) -> dict[str, torch.Tensor]:
-    """How wrong `predict(z_t, t)` is about the noise, at a random level for each of `z` (B, C, h, w): "loss" weighted by min-SNR, "mse" not."""
+    """How wrong `predict(z_t, t)` is about the noise, at a random level for each of `z` (B, C, h, w): "loss" by min-SNR, "mse" plain."""
     t = torch.randint(0, 1000, (len(z),), device=z.device)
     noise = torch.randn_like(z)
     z_t = scheduler.add_noise(z, noise, t).contiguous(memory_format=torch.channels_last)
