@@ -22,6 +22,13 @@ def save_atomically(state: Any, file: Path) -> None:
     partial.replace(file)
 
 
+def write_atomically(text: str, file: Path) -> None:
+    """The same for a text."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(file)
+
+
 def cached(file: Path, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Tensors made once and kept, as safetensors."""
     if not file.exists():

@@ -7,22 +7,26 @@ from pathlib import Path
 from PIL import Image
 
 from .conditions import canny
+from .domains import find_domain
 from .errors import UserError
 from .images import contact_sheet, load_image
 from .progress import hide_loading_bars
+from .results import SETTINGS, result_folder, to_json
 
 
-def new_parser(module: str, description: str, num_images: int, out: str) -> argparse.ArgumentParser:
-    """The arguments that sampling and editing share."""
+def new_parser(module: str, description: str, num_images: int, root: str) -> argparse.ArgumentParser:
+    """The arguments that sampling and editing share. root: where the folders of results are."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     parser.add_argument("--prompt", help="what to make; without it, anything of the domain")
     parser.add_argument("--negative-prompt", help="what to keep away from")
     parser.add_argument("--no-compose", action="store_false", dest="compose_prompt", help="leave the prompt as it is, without the domain's phrase")
-    parser.add_argument("--domain", default="porcelain", help="a known domain, its folder or Hub id; 'none' for the prior alone")
-    parser.add_argument("--preset", default="kiln", help="the models: kiln, sd15, a folder or a Hub id")
+    parser.add_argument("--domain", help="a known domain, its folder or Hub id, or 'none' (default: porcelain over the kiln)")
+    parser.add_argument("--preset", default="kiln", help="the models: kiln, sd15, a folder, a Hub id or one .safetensors file")
     parser.add_argument("--num-images", type=int, default=num_images)
     parser.add_argument("--seed", type=int, default=0, help="of the first image; the next ones count on")
     parser.add_argument("--steps", type=int, dest="num_inference_steps", help="of the sampler; the preset's by default")
+    parser.add_argument("--height", type=int, help="of the images in pixels; the prior's, or by an edited picture's proportions")
+    parser.add_argument("--width", type=int, help="of the images in pixels")
     weights = parser.add_argument_group("weights", "several share the steps evenly")
     weights.add_argument("--guidance-scale", type=float, help="w0, shared by the terms without a weight of their own")
     weights.add_argument("--domain-scale", type=float, nargs="+", metavar="W", help="the domain's own weight w_d")
@@ -40,16 +44,24 @@ def new_parser(module: str, description: str, num_images: int, out: str) -> argp
     more.add_argument("--custom-scale", type=float, help="its weight")
     more.add_argument("--no-rectify", action="store_false", dest="rectify", help="eps_0 from the customised network, not from the prior (ablation)")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--out", type=Path, help=f"the images' folder (default: {root}/DOMAIN/PROMPT-SEED)")
+    parser.set_defaults(root=Path(root))
     parser.add_argument("--device", help="cuda, mps or cpu; the best there is by default")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
 
+def choose_domain(name: str | None, preset: str) -> str | None:
+    """A command line's --domain: None for 'none', and where none is given porcelain over the prior that it was trained on."""
+    if name is None:
+        return "porcelain" if find_domain("porcelain").prior == preset else None
+    return None if name.lower() == "none" else name
+
+
 def read_conditions(args: dict) -> dict:
     """The command line's arguments (they are changed) as `sample` and `edit` take them."""
-    if args["domain"].lower() == "none":
-        args["domain"] = None
+    if args["custom_scale"] is not None and not args["custom"]:
+        raise UserError(f"--custom-scale is {args['custom_scale']} but there is no --custom for it to weigh")
     names = ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end")
     shared, scale = {name: args.pop(name) for name in names}, args.pop("custom_scale")
     read = lambda net, file: {"controlnet": net, "image": load_image(file), **shared}
@@ -59,10 +71,15 @@ def read_conditions(args: dict) -> dict:
 
 
 def run(make: Callable[..., list[Image.Image]], parser: argparse.ArgumentParser) -> None:
-    """Parse, make images and write them with a contact sheet; what is done stays when making is stopped."""
-    args = read_conditions(vars(parser.parse_args()))
-    out = args.pop("out")
+    """Parse, make images and write them with a contact sheet and the settings; what is done stays when making is stopped."""
+    args = vars(parser.parse_args())
+    args["domain"] = choose_domain(args["domain"], args["preset"])
+    out, root = args.pop("out"), args.pop("root")
+    settings = {name: value for name, value in args.items() if name not in ("device", "quiet")}
+    args = read_conditions(args)
+    out = out or result_folder(root, settings)
     out.mkdir(parents=True, exist_ok=True)
+    (out / SETTINGS).write_text(to_json(settings))
     if args["quiet"]:
         hide_loading_bars()
     saved = []

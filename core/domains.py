@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 from .checkpoints import fingerprint
 from .errors import UserError
+from .images import reason
 from .null_text import NullTextUNet
 from .presets import PRESETS, WEIGHTS, hub_errors, is_hub_id, nearest, wanted
 
@@ -28,7 +30,7 @@ class Domain:
     folder: Path
     name: str
     phrase: str  # how a prompt is said in this domain, such as "{prompt}, porcelain"
-    prior: str  # the preset, folder or Hub id that it was trained on
+    prior: str  # the preset or Hub id that it was trained on, or the name of the folder, not the way to it: this is published
     resolution: int
     licence: str = "other"  # as the Hub names them, such as cc-by-4.0
     prior_unet: str | None = None  # what tells the prior's weights from others, see `unet_fingerprint`
@@ -41,8 +43,7 @@ class Domain:
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
             return str(api.upload_folder(repo_id=repo_id, folder_path=self.folder, allow_patterns=FILES, commit_message=commit_message))
         except hub_errors() as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise UserError(f"could not upload '{self.name}' to '{repo_id}' ({reason[:160]}): log in with `hf auth login`, then try again") from error
+            raise UserError(f"could not upload '{self.name}' to '{repo_id}' ({reason(error)[:160]}): log in with `hf auth login`, then try again") from error
 
 
 def find_domain(name: str | Path | None) -> Domain | None:
@@ -84,6 +85,12 @@ def read_domain(folder: Path) -> Domain:
     return domain
 
 
+def public_name(source: str | Path) -> str:
+    """What may be told to others: the name of a file or folder without the way to it, a preset or a Hub id as it is."""
+    path = Path(source).resolve()
+    return path.name if path.exists() else str(source)
+
+
 def load_domain_unet(domain: Domain, prior: UNet2DConditionModel) -> NullTextUNet:
     """The domain's null-text UNet, in the precision and on the device of the prior's UNet. Raises UserError where it was trained on another prior."""
     folder = domain.folder / "unet"
@@ -112,18 +119,21 @@ def unet_fingerprint(unet: UNet2DConditionModel) -> str:
 def save_domain(domain: Domain, unet: NullTextUNet, feature: torch.Tensor) -> None:
     """The domain's folder, whole or not at all, in place of what was there."""
     out = domain.folder
-    partial, old = out.with_name(out.name + ".partial"), out.with_name(out.name + ".old")
-    shutil.rmtree(partial, ignore_errors=True)
-    unet.eval().save_pretrained(partial / "unet")
-    save_file({"text_feature": feature.cpu().contiguous()}, partial / "text_feature.safetensors")
-    record = {key: value for key, value in asdict(domain).items() if key != "folder"}
-    (partial / "domain.json").write_text(json.dumps(record, indent=2) + "\n")
-    (partial / "README.md").write_text(model_card(domain))
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    partial.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))  # a name that nobody has
+    new, old = scratch / "new", scratch / "old"
+    try:
+        unet.eval().save_pretrained(new / "unet")
+        save_file({"text_feature": feature.cpu().contiguous()}, new / "text_feature.safetensors")
+        record = {key: value for key, value in asdict(domain).items() if key != "folder"}
+        (new / "domain.json").write_text(json.dumps(record, indent=2) + "\n")
+        (new / "README.md").write_text(model_card(domain))
+        if out.exists():
+            out.rename(old)
+        new.rename(out)
+    finally:
+        if out.exists() or not old.exists():  # or else the old one is all there is
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def model_card(domain: Domain) -> str:

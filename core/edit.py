@@ -8,7 +8,8 @@ from PIL import Image
 
 from .command_line import new_parser, run
 from .errors import UserError, run_cli
-from .images import load_image, on_white
+from .images import fit, load_image
+from .pipeline import InDomainPipeline
 from .sample import conditions, load, sample_with
 
 
@@ -23,23 +24,39 @@ def edit(
     device: torch.device | str | None = None,
     controls: Sequence[Mapping] = (),
     custom: Sequence[Mapping] = (),
+    height: int | None = None,
+    width: int | None = None,
     **settings,
 ) -> list[Image.Image]:
     """A picture (or its file) made over: encoded, given noise up to `strength`, denoised with the rule (SDEdit, Meng et al. 2022).
 
     prompt None asks for the domain alone. strength: 0 keeps the picture, 1 makes it anew. mask: of the image's size, white where to edit;
-    the rest is restored at every step. The result keeps the image's proportions, its shorter side is the prior's resolution.
+    the rest keeps the image's own pixels, at the result's size. height, width: of the result; by default it keeps the image's proportions
+    and its shorter side is the prior's resolution. Where they ask for other proportions, the image's centre is taken.
     controls, custom, settings: as in `sample`. Raises UserError.
     """
     image, mask = (load_image(given) if isinstance(given, str | Path) else given for given in (image, mask))
     if mask is not None and mask.size != image.size:
         raise UserError("the mask is {} x {} px and the image {} x {}: give them one size".format(*mask.size, *image.size))
     pipe = load(preset, domain, device)
-    factor, shrink = pipe.vae_scale_factor, pipe.resolution / min(image.size)
-    size = tuple(max(round(side * shrink / factor), 1) * factor for side in image.size)
-    image, mask = (given and on_white(given).resize(size, Image.Resampling.LANCZOS) for given in (image, mask))
+    size = new_size(image.size, (width, height), pipe)
+    image, mask = (given and fit(given, size) for given in (image, mask))
     more = conditions(pipe, size, controls, custom)
-    return sample_with(pipe, prompt, image=image, strength=strength, mask_image=mask, **more, **settings)
+    edited = mask and mask.convert("L").point(lambda value: 255 * (value > 127))  # as the pipeline reads it
+
+    def finish(made: Image.Image) -> Image.Image:
+        """With the image's own pixels where they are to be kept, which its latents do not hold."""
+        return image.copy() if strength == 0 else made if mask is None else Image.composite(made, image, edited)
+
+    return sample_with(pipe, prompt, image=image, strength=strength, mask_image=mask, finish=finish, **more, **settings)
+
+
+def new_size(size: tuple[int, int], given: tuple[int | None, int | None], pipe: InDomainPipeline) -> tuple[int, int]:
+    """(width, height) for a picture of `size`: as given, else by its proportions, the shorter side at the prior's resolution."""
+    pipe.latent_shape(1, *reversed(given))  # refuses what is no multiple of the latents'
+    scale = next((new / old for new, old in zip(given, size) if new), pipe.resolution / min(size))
+    factor = pipe.vae_scale_factor
+    return tuple(new or max(round(old * scale / factor), 1) * factor for new, old in zip(given, size))
 
 
 def main() -> None:

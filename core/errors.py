@@ -15,8 +15,13 @@ class UserError(Exception):
     """A message for the user: what is wrong, with the value, and what to do. Never shown with a traceback."""
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """As torch says it, which has a class of error for CUDA's memory alone, and Python."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
+
+
 def run_cli(main: Callable[[], None]) -> None:
-    """Run a command line: user errors, a full or read-only disk and Ctrl-C each end in one clear line."""
+    """Run a command line: user errors, full memory, a full or read-only disk and Ctrl-C each end in one clear line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("httpx", "httpx2", "huggingface_hub", "diffusers", "transformers", "trimesh"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -30,6 +35,10 @@ def run_cli(main: Callable[[], None]) -> None:
         if error.name not in ("mitsuba", "torchmetrics"):
             raise
         sys.exit(_say(f"error: {error.name} is not installed: pip install 'ingen3d[kiln]'", EXIT_USER))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.exit(_say("error: out of memory: compute less at once, or use another device", EXIT_USER))
     except (OSError, SafetensorError) as error:
         code = getattr(error, "errno", None)
         if code == errno.ENOSPC or "No space left" in str(error):  # safetensors has words only

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from .terms import Step, Term, as_eps, predict_together
+from .terms import Step, Term, convert, predict_together
 
 NoisePredictor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -21,9 +21,10 @@ class MultiGuidance:
 
     uncond: eps_0, the *prior's* unconditional prediction: a fine-tuned network's drifts to its domain (Sec. 3.2).
     terms: the K conditional predictions; with none of them eps_hat is eps_0. Those of weight 0 are left out.
-    guidance_scale: w0, the total that terms without a weight of their own share.
+    guidance_scale: w0, the total that terms without a weight of their own share, by themselves.
     guidance_rescale: diffusers', 0 to 1: how far eps_hat takes the spread of the conditional prediction (Lin et al. 2023, Sec. 3.4).
-    guidance_interval: fractions of all steps; outside weights are scaled to add up to 1, so that eps_0 cancels (Kynkaanniemi et al. 2024).
+    guidance_interval: fractions of all steps (Kynkaanniemi et al. 2024); outside, negative weights are 0 and the others, where they add up
+        to more than 1, are scaled to add up to 1, so that eps_0 cancels.
     timesteps: (n,) the sampler's steps, the noisiest first; by default each of the 1000, for score distillation.
 
     `weights` (K, B) are the first call's; those of Sec. 3.4 are held from then on. None before it.
@@ -38,29 +39,42 @@ class MultiGuidance:
         self.weights: torch.Tensor | None = None
 
     def __call__(self, z_t: torch.Tensor, t: torch.Tensor | int) -> torch.Tensor:
+        return self.prediction(z_t, t)
+
+    def prediction(self, z_t: torch.Tensor, t: torch.Tensor | int, alphas_cumprod: torch.Tensor | None = None) -> torch.Tensor:
+        """eps_hat (B, C, h, w), or with `alphas_cumprod` v_hat, what the scheduler of a prior that predicts v takes.
+
+        The rule is computed in what eps_0's network predicts, v or eps: one is linear in the other, and what z_t adds cancels. From eps
+        no v can be had at a terminal SNR of zero, where every eps is z_t.
+        """
         t = torch.as_tensor(t, device=z_t.device)
         step = Step((self.timesteps[:, None] - t.cpu().reshape(-1)).abs().argmin(0), len(self.timesteps))
         weights = self.weights_at(step, len(z_t))
         eps_0, *eps = self.predict(weights, z_t, t, step)
         if self.weights is None:
-            self.weights = self.first_weights(eps_0, eps, step)
+            as_eps = [convert(each, z_t, t, self.uncond.alphas_cumprod, None) for each in (eps_0, *eps)]
+            self.weights = self.first_weights(as_eps[0], as_eps[1:], step)
             weights = self.weights_at(step, len(z_t))
         weights = weights.to(z_t)[..., None, None, None]  # (K, B, 1, 1, 1)
         eps_hat = eps_0 + sum(w * (eps_i - eps_0) for w, eps_i in zip(weights, eps, strict=True))  # Eq. 3
-        return self.rescale(eps_hat, weights, eps, z_t, t) if self.guidance_rescale and eps else eps_hat
+        if self.guidance_rescale and eps:
+            eps_hat = self.rescale(eps_hat, weights, eps)
+        return convert(eps_hat, z_t, t, self.uncond.alphas_cumprod, alphas_cumprod)
 
     def predict(self, weights: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor, step: Step) -> Iterable[torch.Tensor]:
-        """eps_0 and each eps_i, (B, C, h, w); what falls out of the sum is not evaluated and 0, eps_0 where the weights add up to 1."""
+        """eps_0 and each eps_i, all as eps_0's network predicts, (B, C, h, w); what falls out of the sum, as eps_0 does where the weights
+        add up to 1, is not evaluated and 0."""
         cancels = ((1 - weights.sum(0)).abs() < 1e-6).all()  # never for nan, a weight that is still to be decided
         used = [not cancels, *(weights != 0).any(1)]
-        predictions = iter(predict_together([term for term, is_used in zip([self.uncond, *self.terms], used) if is_used], z_t, t, step))
+        terms = [term for term, is_used in zip([self.uncond, *self.terms], used) if is_used]
+        predictions = iter(predict_together(terms, z_t, t, step, self.uncond.alphas_cumprod))
         return (next(predictions) if is_used else torch.zeros_like(z_t) for is_used in used)
 
     def first_weights(self, eps_0: torch.Tensor, eps: Sequence[torch.Tensor], step: Step) -> torch.Tensor:
-        """w_i = (w0 / K) ||eps_0|| / ||eps_i|| for each sample, so that sum_i w_i ||eps_i|| = w0 ||eps_0|| (Sec. 3.4): (K, B)."""
-        weights = torch.empty(len(eps), len(eps_0))
+        """(K, B): those given; for the k terms without, w_i = (w0 / k) ||eps_0|| / ||eps_i||, whose w_i ||eps_i|| add up to w0 ||eps_0||."""
+        weights, share = torch.empty(len(eps), len(eps_0)), self.guidance_scale / max(sum(term.weight is None for term in self.terms), 1)
         for i, (term, eps_i) in enumerate(zip(self.terms, eps, strict=True)):
-            weights[i] = self.guidance_scale / len(eps) * norm(eps_0) / norm(eps_i) if term.weight is None else step.pick(term.weight)
+            weights[i] = share * norm(eps_0) / norm(eps_i) if term.weight is None else step.pick(term.weight)  # Sec. 3.4
         return weights
 
     def weights_at(self, step: Step, batch: int) -> torch.Tensor:
@@ -72,16 +86,15 @@ class MultiGuidance:
         for i, term in enumerate(self.terms):
             if term.weight is not None:
                 weights[i] = step.pick(term.weight)
-        total = weights.sum(0)
-        return torch.where(step.within(*self.guidance_interval) | (total == 0), weights, weights / total)
+        outside = weights.clamp(min=0)
+        return torch.where(step.within(*self.guidance_interval), weights, outside / outside.sum(0).clamp(min=1))
 
-    def rescale(self, eps_hat: torch.Tensor, weights: torch.Tensor, eps: Sequence[torch.Tensor], z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """eps_hat with the spread of the terms' weighted mean eps_c, both as the prior predicts them, about `origin`, its 0."""
+    def rescale(self, eps_hat: torch.Tensor, weights: torch.Tensor, eps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """eps_hat with the spread of the terms' weighted mean eps_c."""
         total = weights.abs().sum(0)
         eps_c = sum(w.abs() * eps_i for w, eps_i in zip(weights, eps, strict=True)) / total
-        origin = as_eps(torch.zeros_like(z_t), z_t, t, self.uncond.alphas_cumprod)
-        ratio = torch.where(total > 0, spread(eps_c - origin) / spread(eps_hat - origin), 1)
-        return origin + (self.guidance_rescale * ratio + 1 - self.guidance_rescale).to(z_t) * (eps_hat - origin)
+        ratio = torch.where(total > 0, spread(eps_c) / spread(eps_hat), 1)
+        return (self.guidance_rescale * ratio + 1 - self.guidance_rescale).to(eps_hat) * eps_hat
 
 
 class PerpNeg(MultiGuidance):
@@ -96,7 +109,7 @@ class PerpNeg(MultiGuidance):
         self.terms, self.avoid = list(terms), list(avoid)  # the last one stays the last, whatever its weight
 
     def predict(self, weights: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor, step: Step) -> list[torch.Tensor]:
-        eps_0, *eps = predict_together([self.uncond, *self.terms, *self.avoid], z_t, t, step)
+        eps_0, *eps = predict_together([self.uncond, *self.terms, *self.avoid], z_t, t, step, self.uncond.alphas_cumprod)
         kept, avoided = eps[: len(self.terms)], eps[len(self.terms) :]
         towards = kept[-1] - eps_0
         away = (term.weight.to(z_t)[:, None, None, None] * perpendicular(eps_j - eps_0, towards) for term, eps_j in zip(self.avoid, avoided, strict=True))

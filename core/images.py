@@ -17,9 +17,10 @@ def open_image(path: Path | BinaryIO) -> Image.Image:
     with Image.open(path) as image:
         image.load()
         image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey: PIL's own conversion clips it at 255
+    if image.mode.startswith("I") or image.mode == "F":  # grey of 16 bits, or a float's 0 to 1: PIL's own conversion only clips it at 255
         values = np.asarray(image, np.float32)
-        image = Image.fromarray(np.uint8(np.clip(values / (257 if image.mode.startswith("I;16") or values.max() > 255 else 1), 0, 255)))
+        white = 1 if image.mode == "F" and values.max() <= 1 else 65535 if image.mode.startswith("I;16") or values.max() > 255 else 255
+        image = Image.fromarray(np.uint8(np.clip(255 * values / white, 0, 255).round()))
     transparent = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
     return image.convert("RGBA" if transparent else "RGB")
 

@@ -1,10 +1,13 @@
 """Ctrl-C between steps, never amid one, and with a word on how to go on."""
 
+import logging
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -19,6 +22,7 @@ def interrupt_between_steps() -> Iterator[threading.Event]:
     def hold(*_) -> None:
         interrupted.set()
         signal.signal(signal.SIGINT, before)
+        logger.warning("stopping after this step; press Ctrl-C again to stop at once")
 
     signal.signal(signal.SIGINT, hold)
     try:

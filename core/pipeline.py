@@ -1,23 +1,38 @@
 """InDomainPipeline: a diffusers pipeline that samples with the multi-guidance rule (Sec. 3.4)."""
 
+import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, ControlNetModel, DiffusionPipeline, DPMSolverMultistepScheduler, ImagePipelineOutput, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.loaders import FromSingleFileMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .conditions import check_interval, check_terms, common_size, load_controlnet, own_unconditional, per_image
+from .conditions import (
+    check_arguments,
+    check_controlnet,
+    check_interval,
+    check_prior,
+    check_terms,
+    common_size,
+    count_images,
+    load_controlnet,
+    own_unconditional,
+    per_image,
+)
 from .domains import find_domain, load_domain_unet
 from .errors import UserError
 from .guidance import MultiGuidance
-from .images import on_white
+from .images import on_white, reason
 from .null_text import NullTextUNet
 from .presets import find_preset, wanted
 from .sampling import denoise, last_timesteps
@@ -27,14 +42,16 @@ from .text import encode_prompts
 logger = logging.getLogger(__name__)
 
 
-class InDomainPipeline(DiffusionPipeline):
+class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
     """A Stable Diffusion prior and, where there is one, a domain's null-text UNet.
 
     phrase: how a prompt is said in the domain, with "{prompt}" in it. guidance_scale, num_inference_steps and, where there is a domain,
-    unconditional_scale (w_d without a prompt) and guidance_interval: what calls use by default.
+    unconditional_scale (w_d without a prompt) and guidance_interval: what calls use by default. domain_scale, control_scale: the weights of
+    calls with a domain and a prompt and none of their own, in place of Sec. 3.4's.
+    `enable_model_cpu_offload` keeps both UNets on the GPU during a call, as each step needs them; `enable_sequential_cpu_offload` neither.
     """
 
-    model_cpu_offload_seq = "text_encoder->domain_unet->unet->vae"
+    model_cpu_offload_seq = "text_encoder->unet->vae"  # not domain_unet: each step needs both UNets, neither may evict the other
     _optional_components = ["domain_unet"]
 
     def __init__(
@@ -48,13 +65,16 @@ class InDomainPipeline(DiffusionPipeline):
         phrase: str = "{prompt}",
         guidance_scale: float = 7.0,
         num_inference_steps: int = 25,
+        domain_scale: tuple | None = None,
+        control_scale: tuple | None = None,
         unconditional_scale: float = 1.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_interval: tuple = (0.0, 1.0),  # diffusers warns of tuple[float, float]
     ):
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet)
         self.register_modules(scheduler=scheduler, domain_unet=domain_unet)
         self.register_to_config(phrase=phrase, guidance_scale=guidance_scale)
+        self.register_to_config(domain_scale=domain_scale, control_scale=control_scale)
         self.register_to_config(num_inference_steps=num_inference_steps, unconditional_scale=unconditional_scale, guidance_interval=guidance_interval)
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
@@ -62,34 +82,64 @@ class InDomainPipeline(DiffusionPipeline):
         self.mask_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor, do_normalize=False, do_binarize=True, do_convert_grayscale=True)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "kiln", domain: str | Path | None = None, **kwargs) -> "InDomainPipeline":
-        """Load a preset ("kiln", "sd15"), a folder or a Hub id in diffusers' Stable Diffusion layout.
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path = "kiln", domain: str | Path | None = None, **kwargs
+    ) -> "InDomainPipeline":
+        """Load a preset ("kiln", "sd15"), a folder or Hub id in Stable Diffusion's diffusers layout, or a .safetensors checkpoint.
 
         domain: a known name, a domain's folder or Hub id, or None for the prior alone (or for the domain that a saved
         InDomainPipeline holds). Other arguments are diffusers' own (`dtype` or `torch_dtype`, `variant`, `scheduler`); fp32 by default.
-        The scheduler becomes DPM-Solver++ with the prior's noise schedule unless one is given. Raises UserError.
+        The scheduler becomes DPM-Solver++ with the prior's noise schedule unless one is given. What a file lacks, configurations and the
+        tokenizer, is taken from `config`, a folder or Hub id, by default what diffusers takes it for on the Hub. Raises UserError.
         """
-        preset = find_preset(name)
-        kwargs = {"dtype": kwargs.pop("torch_dtype", torch.float32), "use_safetensors": True} | kwargs
+        preset, domain = find_preset(pretrained_model_name_or_path), find_domain(domain)  # an unknown one is said before anything is loaded
+        kwargs = {"dtype": kwargs.pop("torch_dtype", torch.float32)} | kwargs
+        names = ("guidance_scale", "num_inference_steps", "domain_scale", "control_scale", "unconditional_scale", "guidance_interval")
+        defaults = {name: getattr(preset, name) for name in names}
         with wanted(preset.prior, "a Stable Diffusion pipeline (unet, vae, text_encoder, tokenizer, scheduler)"):
-            saved = cls.load_config(preset.prior)
-            ours = saved.get("_class_name") == cls.__name__
-            if not ours:
-                kwargs = {key: getattr(preset, key) for key in ("guidance_scale", "num_inference_steps", "unconditional_scale", "guidance_interval")} | kwargs
-            pipe = super().from_pretrained(preset.prior, **kwargs)
+            is_file = Path(preset.prior).is_file()
+            ours = not is_file and cls.load_config(preset.prior).get("_class_name") == cls.__name__
+            if is_file:
+                pipe = cls.from_file(preset.prior, **defaults | kwargs)
+            else:
+                pipe = super().from_pretrained(preset.prior, **({} if ours else defaults) | {"use_safetensors": True} | kwargs)
+        check_prior(pretrained_model_name_or_path, pipe.unet, pipe.vae, pipe.text_encoder, pipe.scheduler)
         if not ours and "scheduler" not in kwargs:
             pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmsolver++")
         if domain is not None:
-            pipe.set_domain(domain)
+            pipe.set_domain(domain.folder)
         return pipe
+
+    @classmethod
+    def from_file(cls, file: str, **kwargs) -> "InDomainPipeline":
+        """diffusers' from_single_file. Raises UserError."""
+        try:
+            return cls.from_single_file(file, **kwargs)
+        except Exception as error:  # what a checkpoint lacks shows in many ways
+            config = kwargs.get("config")
+            advice = f"is it of '{config}''s kind?" if config else "without a network give config=, the folder of a pipeline of its kind"
+            raise UserError(f"'{file}' could not be read as a Stable Diffusion checkpoint ({reason(error)[:160]}): {advice}") from error
 
     def set_domain(self, name: str | Path | None) -> "InDomainPipeline":
         """Take another domain (or none) over the same prior. Raises UserError for one that was trained on another prior."""
         domain = find_domain(name)
-        unet = None if domain is None else load_domain_unet(domain, self.unet)
-        self.register_modules(domain_unet=unet)
+        with self.without_offload():
+            self.register_modules(domain_unet=None if domain is None else load_domain_unet(domain, self.unet))
         self.register_to_config(phrase="{prompt}" if domain is None else domain.phrase)
         return self
+
+    @contextmanager
+    def without_offload(self) -> Iterator[None]:
+        """All weights in place, with none of the hooks of CPU offload, for as long as parts are exchanged."""
+        if not hasattr(self, "_offload_device") or not hasattr(self.unet, "_hf_hook"):
+            yield
+            return
+        offload = self.enable_model_cpu_offload if self._all_hooks else self.enable_sequential_cpu_offload
+        self.remove_all_hooks()
+        try:
+            yield
+        finally:
+            offload(device=self._offload_device)
 
     def compose(self, prompt: str) -> str:
         """The prompt as the domain says it: bare conditions, multiplied as if independent, fight each other (App. A)."""
@@ -97,11 +147,11 @@ class InDomainPipeline(DiffusionPipeline):
 
     def encode_prompt(self, prompts: list[str]) -> torch.Tensor:
         """Text features (B, T, d). What the tokenizer cannot take is cut off and logged."""
-        return encode_prompts(self.tokenizer, self.text_encoder, prompts).to(self.unet.dtype)
+        return encode_prompts(self.tokenizer, self.text_encoder, prompts, self._execution_device).to(self.unet.dtype)
 
     def encode_images(self, images: torch.Tensor, generator: torch.Generator | list[torch.Generator] | None = None) -> torch.Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] to scaled latents (B, C, H/f, W/f); differentiable. generator: draw them; else the posterior's mode."""
-        posterior = self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist
+        posterior = self.vae.encode(images.to(self._execution_device, self.vae.dtype)).latent_dist
         return (posterior.mode() if generator is None else posterior.sample(generator)) * self.vae.config.scaling_factor
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
@@ -150,12 +200,14 @@ class InDomainPipeline(DiffusionPipeline):
     ) -> Control:
         """A ControlNet that reads a picture, PIL or (B or 1, 3, H, W) in [0, 1], such as `conditions.canny`'s.
 
-        controlnet: its folder or Hub id do too, and "kiln", a preset, for the preset's own. Start and end are fractions of the steps, as
-        in diffusers. Raises UserError for those out of [0, 1] and for what is no ControlNet.
+        controlnet: its folder or Hub id do too, and "kiln", a preset, for the preset's own. It is brought to the prior's device and
+        precision. Start and end are fractions of the steps, as in diffusers.
+        Raises UserError for those out of [0, 1], for what is no ControlNet and for one that was trained for another prior.
         """
         check_interval("control_guidance_start and control_guidance_end", control_guidance_start, control_guidance_end)
-        if not isinstance(controlnet, ControlNetModel):
-            controlnet = load_controlnet(controlnet, self.unet).to(self._execution_device)
+        is_name = isinstance(controlnet, str | Path)
+        controlnet = load_controlnet(controlnet, self.unet) if is_name else check_controlnet(controlnet, self.unet)
+        controlnet = controlnet.to(self._execution_device, self.unet.dtype)
         image = self.control_processor.preprocess(on_white(image) if isinstance(image, Image.Image) else image)
         image = image.to(self._execution_device, self.unet.dtype)
         return Control(controlnet, image, controlnet_conditioning_scale, control_guidance_start, control_guidance_end)
@@ -184,10 +236,14 @@ class InDomainPipeline(DiffusionPipeline):
         cancels), and the prior's prediction without a domain. controls: what `control` gives, for the prompt's term. terms: more, from this or other pipelines.
         rectify: eps_0 is the bare prior's (Sec. 3.2). Without, it is the network's that is customised, by a checkpoint (the last of `terms`)
         or by ControlNets, as diffusers' own pipelines have it. guidance_rescale, guidance_interval, timesteps: as in MultiGuidance.
-        Raises UserError for an empty prompt, lists of another length than `batch` and terms that do not fit the prior.
+        Raises UserError for an empty prompt, a scale of what is not there, lists of another length than `batch` and terms that do not fit.
         """
         if prompt is not None and not controls and not all(p.strip() for p in ([prompt] if isinstance(prompt, str) else prompt)):
             raise UserError("the prompt is empty: say what to make, or give None for unconditional generation")
+        for scale, given, lacking in (("domain_scale", domain_scale, self.domain_unet is None and "domain"),
+                                      ("control_scale", control_scale, prompt is None and not controls and "prompt")):
+            if given is not None and lacking:
+                raise UserError(f"{scale} is {given} but there is no {lacking} for it to weigh: give one, or leave it out")
         check_interval("guidance_interval", *guidance_interval)
         negative = per_image(negative_prompt or "", batch, "negative_prompt")
         uncond = Term(self.unet, self.encode_prompt(negative), None, self.alphas_cumprod)
@@ -223,16 +279,18 @@ class InDomainPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple:
         """Images of a prompt in the domain; arguments as in diffusers' StableDiffusionPipeline, `guidance` as in `noise_predictor`.
 
-        guidance_interval: by default the pipeline's own where there is a domain, all steps where there is none.
+        guidance_interval: by default the pipeline's own where there is a domain, all steps where there is none. So are domain_scale and
+        control_scale for a prompt, where neither guidance_scale nor `terms` ask for Sec. 3.4's weights.
         With a list of generators each image has its own noise and does not depend on what else is in the batch.
         output_type: "pil", "np" (B, H, W, 3) in [0, 1], "pt" (B, 3, H, W) in [0, 1] or "latent" (B, C, h, w).
         callback_on_step_end: `(pipe, step, t, {"latents"}) -> {"latents"}`.
         image: edit this picture, PIL or (B or 1, 3, H, W) in [0, 1], and not noise: `strength` 0 keeps it, 1 makes it anew (SDEdit).
         mask_image: PIL or (B or 1, 1, H, W) in [0, 1], white where to edit. Controls and pictures are of one size, by default the images' too.
-        Raises UserError for an empty prompt, a size that is no multiple of the latents', sizes that differ, a strength out of [0, 1], a mask
-        without an image and lists of another length than the batch.
+        Raises UserError for an unknown argument, an empty prompt, no image to make, a size that is no multiple of the latents', sizes that
+        differ, a strength out of [0, 1], a mask without an image and lists or latents for another number of images.
         """
-        batch = (len(prompt) if isinstance(prompt, list) else 1) * num_images_per_prompt
+        check_arguments(guidance, self.noise_predictor, inspect.signature(self.__call__).parameters.keys() | {"batch", "timesteps"})
+        batch = count_images(prompt, num_images_per_prompt, generator)
         prompt, negative_prompt = (
             [one for one in p for _ in range(num_images_per_prompt)] if isinstance(p, list) else p for p in (prompt, negative_prompt)
         )
@@ -241,27 +299,33 @@ class InDomainPipeline(DiffusionPipeline):
             raise UserError(f"num_inference_steps is {steps}: give 1 or more")
         if not 0 <= strength <= 1:
             raise UserError(f"strength is {strength}: give 0, which keeps the picture, to 1, which makes it anew")
-        # a scheduler of its own for each call, set to what the rule predicts
-        scheduler = type(self.scheduler).from_config(self.scheduler.config, prediction_type="epsilon")
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)  # one of its own for each call
         start = 1.0 if image is None else strength
         timesteps = last_timesteps(scheduler, steps, start)
         if guidance.get("guidance_interval") is None:
             guidance["guidance_interval"] = (0.0, 1.0) if self.domain_unet is None else self.config.guidance_interval
+        own_weights = guidance_scale, guidance.get("domain_scale"), guidance.get("control_scale")
+        if prompt is not None and self.domain_unet is not None and not guidance.get("terms") and all(w is None for w in own_weights):
+            guidance |= {name: getattr(self.config, name) for name in ("domain_scale", "control_scale")}
         predict = self.noise_predictor(prompt, negative_prompt, batch, guidance_scale, timesteps=timesteps, **guidance)
         clean, mask = self.encode_edit(image, mask_image, batch, height, width, generator)
         if clean is not None:
             height, width = (side * self.vae_scale_factor for side in clean.shape[-2:])
+        elif latents is not None and latents.ndim == 4:
+            height, width = (side or size * self.vae_scale_factor for side, size in zip((height, width), latents.shape[-2:]))
         shape = self.latent_shape(batch, *common_size(predict.terms, height, width))
         if latents is None:
             latents = randn_tensor(shape, generator, self._execution_device, self.unet.dtype)
-        else:
-            latents = latents.to(self._execution_device, self.unet.dtype)
+        elif latents.shape != shape:
+            raise UserError(f"latents are {tuple(latents.shape)}, not {shape}: (images, channels, height, width)")
+        latents = latents.to(self._execution_device, self.unet.dtype)
 
         def on_step(i: int, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor | None:
             bar.update()
             return callback_on_step_end and callback_on_step_end(self, i, t, {"latents": latents}).get("latents")
 
         with self.progress_bar(total=len(timesteps)) as bar:
+            predict = partial(predict.prediction, alphas_cumprod=self.alphas_cumprod)  # as the scheduler takes it
             latents = denoise(predict, scheduler, latents, steps, generator, on_step, clean, start, mask)
         images = latents if output_type == "latent" else self.image_processor.postprocess(self.decode_latents(latents), output_type)
         self.maybe_free_model_hooks()

@@ -23,6 +23,8 @@ class Preset:
     zero123_resolution: int
     guidance_scale: float  # w0 of Sec. 3.4
     num_inference_steps: int
+    domain_scale: tuple[float, ...] | None  # w_d and w_c of prompts, by parts of the steps; None: Sec. 3.4's
+    control_scale: tuple[float, ...] | None
     unconditional_scale: float  # w_d where there is no prompt
     guidance_interval: tuple[float, float]  # the fractions of the steps in which a domain's guidance helps
     learning_rate: float  # for learning a domain: the paper's, or what a small prior wants
@@ -33,19 +35,23 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), "kiln", 128, 128, 7.0, 25, 2.0, (0.0, 0.6), 3e-4,
-               str(WEIGHTS / "judge" / "model.safetensors"), str(WEIGHTS / "controlnet")),
-        Preset("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "kxic/zero123-xl", "sd15", 512, 256, 7.0, 25, 1.0, (0.0, 1.0), 1e-5),
+        Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), "kiln", 128, 128, 7.0, 25, (2.5, 4.5), (4.5, 2.5), 2.0, (0.0, 0.6), 3e-4,
+               judge=str(WEIGHTS / "judge" / "model.safetensors"), controlnet=str(WEIGHTS / "controlnet")),
+        Preset("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "kxic/zero123-xl", "sd15", 512, 256, 7.0, 25, None, None, 1.0, (0.0, 1.0), 1e-5),
     )
 }
 
 
 def find_preset(name: str | Path) -> Preset:
-    """A preset by name; a folder or Hub id of a Stable Diffusion pipeline is sd15 with another prior. Raises UserError."""
+    """A preset by name; a folder, .safetensors file or Hub id of a Stable Diffusion model is sd15 with another prior. Raises UserError."""
     name = str(name)
     if name in PRESETS:
         return PRESETS[name]
-    if Path(name).is_dir() or is_hub_id(name):
+    if Path(name).suffix in (".ckpt", ".pt", ".pth", ".bin"):
+        raise UserError(f"'{name}' is a pickle, which can run any code and is not loaded: give a .safetensors file or a folder")
+    if Path(name).suffix == ".safetensors" and not Path(name).is_file():
+        raise UserError(f"there is no file '{name}'")
+    if Path(name).is_dir() or Path(name).is_file() or is_hub_id(name):
         return replace(PRESETS["sd15"], name=name, prior=name)
     raise UserError(f"unknown preset '{name}'{nearest(name, PRESETS)}; known: {', '.join(PRESETS)}; a folder or a Hub id does too")
 

@@ -22,15 +22,19 @@ def sample(
     device: torch.device | str | None = None,
     controls: Sequence[Mapping] = (),
     custom: Sequence[Mapping] = (),
+    height: int | None = None,
+    width: int | None = None,
     **settings,
 ) -> list[Image.Image]:
     """Images of `prompt` (None: of anything) in `domain` (None: in the prior's own world).
 
-    controls, custom: ControlNets and customised checkpoints, as in `conditions`. settings: as in `sample_with`, such as num_images and seed.
+    height, width: in pixels, the prior's own by default. controls, custom: ControlNets and customised checkpoints, as in `conditions`.
+    settings: as in `sample_with`, such as num_images and seed.
     Steps and scales default to the preset's and to Sec. 3.4's first weights, as in InDomainPipeline. Raises UserError.
     """
     pipe = load(preset, domain, device)
-    return sample_with(pipe, prompt, **conditions(pipe, (pipe.resolution, pipe.resolution), controls, custom), **settings)
+    height, width = (side * pipe.vae_scale_factor for side in pipe.latent_shape(1, height, width)[-2:])
+    return sample_with(pipe, prompt, **conditions(pipe, (width, height), controls, custom), height=height, width=width, **settings)
 
 
 def load(preset: str | Path, domain: str | Path | None = None, device: torch.device | str | None = None, **parts) -> InDomainPipeline:
@@ -57,11 +61,13 @@ def conditions(pipe: InDomainPipeline, size: tuple[int, int], controls: Sequence
 
 def sample_with(
     pipe: InDomainPipeline, prompt: str | None, num_images: int = 1, seed: int = 0, batch_size: int = 8, quiet: bool = False,
-    keep: Callable[[int, Image.Image], None] = lambda seed, image: None, **settings,
+    keep: Callable[[int, Image.Image], None] = lambda seed, image: None, finish: Callable[[Image.Image], Image.Image] = lambda image: image,
+    **settings,
 ) -> list[Image.Image]:
     """`sample` with a pipeline that is loaded already; `settings` are its call's.
 
-    Image i is drawn from seed + i, whatever the batch size and the device. keep: gets each image and its seed as soon as its batch is done.
+    Image i is drawn from seed + i, whatever the batch size and the device. finish: what becomes of each image. keep: gets each and its seed
+    as soon as its batch is done.
     """
     for name, value in (("the number of images", num_images), ("the batch size", batch_size)):
         if value < 1:
@@ -72,7 +78,7 @@ def sample_with(
         for start in range(0, num_images, batch_size):
             seeds = range(seed + start, seed + min(start + batch_size, num_images))
             generators = [torch.Generator().manual_seed(s) for s in seeds]
-            batch = pipe(prompt, num_images_per_prompt=len(seeds), generator=generators, **settings).images
+            batch = [finish(image) for image in pipe(prompt, num_images_per_prompt=len(seeds), generator=generators, **settings).images]
             for s, image in zip(seeds, batch, strict=True):
                 keep(s, image)
             images += batch

@@ -21,7 +21,7 @@ def denoise(
 ) -> torch.Tensor:
     """Standard normal noise (B, C, h, w) -> clean latents (B, C, h, w).
 
-    predict: `(z_t, t) -> eps`. scheduler: any diffusers scheduler set to `prediction_type="epsilon"`; its state is changed.
+    predict: `(z_t, t) ->` what the scheduler's prediction_type says, eps or v. scheduler: any of diffusers; its state is changed.
     generator: for schedulers that add noise. callback: `(step, t, latents)` after each step; latents that it returns go on.
     clean: (B, C, h, w), a picture's latents to start from, with noise up to `strength`, 0 to 1 (SDEdit, Meng et al. 2022).
     mask: (B or 1, 1, h, w), 1 where to change them; elsewhere they are put back after each step, under its noise (Lugmayr et al. 2022).
@@ -36,8 +36,8 @@ def denoise(
 
     latents = noise * scheduler.init_noise_sigma if clean is None else noised(0)
     for i, t in enumerate(timesteps):
-        eps = predict(scheduler.scale_model_input(latents, t), t)
-        latents = scheduler.step(eps, t, latents, **stochastic).prev_sample
+        prediction = predict(scheduler.scale_model_input(latents, t), t)
+        latents = scheduler.step(prediction, t, latents, **stochastic).prev_sample
         if mask is not None:
             latents = mask * latents + (1 - mask) * noised(i + 1)
         if callback is not None and (changed := callback(i, t, latents)) is not None:

@@ -69,10 +69,13 @@ class Term:
         return z_t if self.concat is None else torch.cat([z_t, self.concat.expand(len(z_t), -1, -1, -1)], 1)
 
 
-def predict_together(terms: Sequence[Term], z_t: torch.Tensor, t: torch.Tensor, step: Step) -> list[torch.Tensor]:
-    """eps of every term, (B, C, h, w) each; terms with one network, the same controls and contexts of one length share one batched forward.
+def predict_together(
+    terms: Sequence[Term], z_t: torch.Tensor, t: torch.Tensor, step: Step, alphas_cumprod: torch.Tensor | None = None
+) -> list[torch.Tensor]:
+    """eps of every term, or with `alphas_cumprod` v, (B, C, h, w) each.
 
-    A network computes in its own precision, all else is in z_t's.
+    Terms with one network, the same controls and contexts of one length share one batched forward. A network computes in its own precision,
+    all else is in z_t's.
     """
     batch = len(z_t)
     terms = [replace(term, controls=[control for control in term.controls if control.scale_at(step).any()]) for term in terms]
@@ -91,7 +94,7 @@ def predict_together(terms: Sequence[Term], z_t: torch.Tensor, t: torch.Tensor, 
             contexts = torch.cat([terms[i].context.expand(batch, -1, -1) for i in members]).to(dtype)
             out = first.network(*inputs, encoder_hidden_states=contexts, **control_residuals(first.controls, *inputs, contexts, step, k)).sample
         for i, prediction in zip(members, out.chunk(k), strict=True):
-            eps[i] = as_eps(prediction.to(z_t.dtype), z_t, t, terms[i].alphas_cumprod)
+            eps[i] = convert(prediction.to(z_t.dtype), z_t, t, terms[i].alphas_cumprod, alphas_cumprod)
     return eps
 
 
@@ -109,12 +112,19 @@ def control_residuals(controls: Sequence[Control], z_t: torch.Tensor, t: torch.T
     return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
 
 
-def as_eps(prediction: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor, alphas_cumprod: torch.Tensor | None) -> torch.Tensor:
-    """eps = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) z_t (Salimans & Ho 2022); eps itself where there are no `alphas_cumprod`."""
-    if alphas_cumprod is None:
+def convert(
+    prediction: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor, given: torch.Tensor | None, wanted: torch.Tensor | None
+) -> torch.Tensor:
+    """eps = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) z_t (Salimans & Ho 2022), or v of eps.
+
+    given, wanted: alphas_cumprod where the prediction is v and is to become v, None where it is eps and is to become eps.
+    """
+    if (given is None) == (wanted is None):
         return prediction
+    alphas_cumprod = wanted if given is None else given
     # between two timesteps, where Euler's may lie, diffusers' noise levels sigma are linear; 2^-24 is its floor for a prior of zero terminal SNR
     below, above = (alphas_cumprod.to(z_t.device)[whole.long()].clamp(min=2**-24) for whole in (t.floor(), t.ceil()))
-    sigma = torch.lerp((1 / below - 1).sqrt(), (1 / above - 1).sqrt(), (t % 1).to(below))
-    alpha_bar = (1 / (1 + sigma**2)).view(-1, 1, 1, 1)
-    return alpha_bar.sqrt().to(z_t) * prediction + (1 - alpha_bar).sqrt().to(z_t) * z_t
+    sigma = torch.lerp((1 / below - 1).sqrt(), (1 / above - 1).sqrt(), (t % 1).to(below)).view(-1, 1, 1, 1)
+    signal, noise = (1 + sigma**2).rsqrt(), sigma * (1 + sigma**2).rsqrt()
+    converted = signal * prediction + noise * z_t if wanted is None else (prediction - noise * z_t) / signal
+    return converted.to(z_t.dtype)

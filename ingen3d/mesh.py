@@ -10,6 +10,9 @@ import trimesh
 import xatlas
 from PIL import Image
 from scipy import ndimage
+from tqdm.auto import tqdm
+
+from core.errors import UserError
 
 from .field import RADIUS
 
@@ -17,7 +20,7 @@ Y_UP = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]], float
 
 
 @torch.no_grad()
-def density_volume(field, resolution: int) -> np.ndarray:
+def density_volume(field, resolution: int, quiet: bool = True) -> np.ndarray:
     """Density on a regular grid over the cube about the unit ball, zero outside the ball: (R, R, R)."""
     device = next(field.parameters()).device
     axis = torch.linspace(-RADIUS, RADIUS, resolution, device=device)
@@ -25,7 +28,8 @@ def density_volume(field, resolution: int) -> np.ndarray:
     inside = points.norm(dim=-1) < 0.98 * RADIUS  # the margin keeps the isosurface closed
     planes = field.pyramid_sum()
     volume = torch.zeros(len(points), device=device)
-    volume[inside] = torch.cat([field.density(chunk, planes) for chunk in points[inside].split(200_000)])
+    chunks = tqdm(points[inside].split(200_000), "meshing", disable=quiet, delay=2)
+    volume[inside] = torch.cat([field.density(chunk, planes) for chunk in chunks])
     return volume.view(resolution, resolution, resolution).cpu().numpy()
 
 
@@ -38,12 +42,12 @@ def fill_cavities(solid: np.ndarray) -> np.ndarray:
     return ndimage.binary_fill_holes(largest)
 
 
-def extract(field, resolution: int = 128, threshold: float = 10.0, faces: int = 10_000) -> trimesh.Trimesh:
+def extract(field, resolution: int = 128, threshold: float = 10.0, faces: int = 10_000, quiet: bool = True) -> trimesh.Trimesh:
     """A closed mesh of the field's largest component, at most `faces` triangles, normals outward, z up.
 
     threshold: density of the surface, in 1 / world unit. Raises ValueError when the field is empty.
     """
-    volume = density_volume(field, resolution)
+    volume = density_volume(field, resolution, quiet)
     solid = fill_cavities(volume > threshold)
     if not solid.any():
         raise ValueError(f"the field is empty: no density above {threshold:g} (maximum {volume.max():.3g})")
@@ -52,6 +56,8 @@ def extract(field, resolution: int = 128, threshold: float = 10.0, faces: int = 
     level = np.where(solid, np.maximum(level, 0.2), np.minimum(level, -0.2))
     level = ndimage.gaussian_filter(level, 0.7)  # takes off the voxel staircase, about a third of a voxel
     vertices, triangles = mcubes.marching_cubes(level, 0.0)
+    if not len(triangles):
+        raise ValueError(f"the field is all but empty: what has a density above {threshold:g} is too thin for a mesh")
     mesh = trimesh.Trimesh(2 * RADIUS * vertices / (resolution - 1) - RADIUS, triangles, process=True)
     mesh = largest_component(mesh)
     if len(mesh.faces) > faces:
@@ -144,9 +150,14 @@ def textured(field, mesh: trimesh.Trimesh, texture_size: int = 1024) -> trimesh.
 
 
 def facts(path: Path) -> dict:
-    """What a user finds in an exported GLB: its texture's size, and its shape once the vertices that UV seams split are one again."""
+    """What a user finds in an exported GLB: its texture's size, and its shape once the vertices that UV seams split are one again.
+
+    Raises UserError for one without a texture.
+    """
     mesh = trimesh.load(path, force="mesh")
-    texture = mesh.visual.material.baseColorTexture
+    texture = getattr(getattr(mesh.visual, "material", None), "baseColorTexture", None)
+    if texture is None:
+        raise UserError(f"'{path}' has no texture: give a mesh.glb as scripts/text_to_3d.py writes it")
     mesh.merge_vertices(merge_tex=True, merge_norm=True)
     return {
         "faces": len(mesh.faces),

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import logging
-import re
 import sys
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,19 +15,21 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from core import InDomainPipeline
-from core.devices import find_device
+from core.devices import default_dtype, find_device
 from core.domains import find_domain
 from core.errors import UserError
 from core.images import contact_sheet, load_image
-from core.presets import find_preset
+from core.presets import PRESETS, find_preset
+from core.results import slug
 
 from . import mesh as meshes
 from . import threestudio_engine
 from .field import TriPlaneField
+from .foreground import foreground
 from .render import OccupancyGrid
 from .run_folder import RunFolder, choose_folder, fingerprint, models_fingerprint
-from .settings import CameraSettings, Settings, load_settings, refuse_others
-from .stages import initialise, make_reference, reference_metrics, refine, turntable
+from .settings import CameraSettings, ImageSettings, Settings, load_settings, refuse_others
+from .stages import framed, initialise, read_reference, reference_metrics, refine, turntable
 from .threestudio_field import ThreestudioField
 from .zero123 import Zero123
 
@@ -45,18 +46,21 @@ class Run:
 
 
 class Models:
-    """The preset's models, each loaded when a stage first needs it."""
+    """The preset's models, each loaded when a stage first needs it; in half precision off the CPU."""
 
     def __init__(self, preset: str, domain: str | None, device):
         self.name, self.domain, self.device = preset, domain, torch.device(device)
         self.preset = find_preset(preset)
         found = find_domain(domain)  # an unknown one is an error now, not after the first stage
+        if found and found.prior != self.preset.name and {found.prior, self.preset.name} <= PRESETS.keys():
+            wrong = f"domain '{found.name}' was trained on the prior of --preset {found.prior}, not on {self.preset.name}'s"
+            raise UserError(f"{wrong}: give --preset {found.prior}")
         self.domain_folder = found and found.folder
         self.fingerprint = models_fingerprint(self.preset.prior, self.preset.zero123, *([found.folder] if found else []))
 
     @cached_property
     def pipe(self) -> InDomainPipeline:
-        pipe = InDomainPipeline.from_pretrained(self.name, domain=self.domain).to(self.device)
+        pipe = InDomainPipeline.from_pretrained(self.name, domain=self.domain, torch_dtype=default_dtype(self.device)).to(self.device)
         pipe.set_progress_bar_config(disable=True)
         for part in pipe.components.values():
             if isinstance(part, torch.nn.Module):
@@ -65,7 +69,7 @@ class Models:
 
     @cached_property
     def zero123(self) -> Zero123:
-        return Zero123.from_pretrained(self.preset.zero123, self.device, vae=self.pipe.vae)
+        return Zero123.from_pretrained(self.preset.zero123, self.device, default_dtype(self.device), vae=self.pipe.vae)
 
 
 def text_to_3d(
@@ -94,6 +98,8 @@ def text_to_3d(
     """
     if not prompt or not prompt.strip():
         raise UserError("the prompt is empty: say what to make, such as 'a vase'")
+    if not 0 <= seed < 2**62:
+        raise UserError(f"the seed is {seed}: give 0 to {2**62 - 1}")
     if engine not in ("native", "threestudio"):
         raise UserError(f"unknown engine '{engine}': native or threestudio")
     if engine == "threestudio":
@@ -102,21 +108,18 @@ def text_to_3d(
     device = find_device(device)
     models = models or Models(preset, domain, device)
     settings = load_settings(models.preset.config, overrides, steps)
-    for stage in (settings.image, settings.refine):
-        stage.guidance_scale = models.preset.guidance_scale if stage.guidance_scale is None else stage.guidance_scale
+    if settings.refine.guidance_scale is None:
+        settings.refine.guidance_scale = models.preset.guidance_scale
+    if engine == "threestudio" and settings.camera.reference_azimuth_deg:  # its prompts and its turntable count from 0
+        raise UserError(f"camera.reference_azimuth_deg is {settings.camera.reference_azimuth_deg:g}: with threestudio the front is at 0")
     settings.image.num_inference_steps = settings.image.num_inference_steps or models.preset.num_inference_steps
     picture = load_image(image) if isinstance(image, (str, Path)) else image
     domain = domain and str(domain)
     made_from = dict(prompt=prompt, domain=domain, preset=str(preset), seed=seed, image_sha256=None if picture is None else digest(picture))
     identity = made_from | {"engine": engine}
     run = RunFolder(choose_folder(Path(out) / (domain and Path(domain).name or "open") / f"{slug(prompt)}-{seed}", identity))
-    run.record |= identity | dict(
-        image=str(image) if isinstance(image, (str, Path)) else None,
-        device=str(device),
-        settings=asdict(settings),
-        versions=versions(),
-    )
-    run.write_record()
+    picture_file = str(image) if isinstance(image, (str, Path)) else None
+    run.describe(**identity, image=picture_file, device=str(device), settings=asdict(settings), versions=versions())
 
     try:
         reference, mark = image_stage(run, models, settings, picture, prompt, seed, device, made_from | {"models": models.fingerprint})
@@ -127,14 +130,16 @@ def text_to_3d(
         else:
             field, grid, mark = init_stage(run, models, settings, reference, seed, quiet, device, mark)
             field, grid, mark = refine_stage(run, models, settings, reference, field, grid, prompt, seed, quiet, device, mark)
-        mesh_stage(run, settings, field, grid, device, mark)
+        mesh_stage(run, settings, field, grid, quiet, device, mark)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"{str(stop) or 'stopped'}; what is done is in '{run.path}': run the same command again to go on") from None
 
     return finish(run)
 
 
-def mesh_checkpoint(checkpoint: str | Path, preset: str = "kiln", out: str | Path = "outputs", device=None, overrides=None) -> Run:
+def mesh_checkpoint(
+    checkpoint: str | Path, preset: str = "kiln", out: str | Path = "outputs", device=None, overrides=None, quiet: bool = False
+) -> Run:
     """A textured mesh of a field that is there already: a run's field.safetensors, or threestudio's TRIAL/ckpts/last.ckpt.
 
     preset: whose settings of mesh and turntable; `overrides` go on top. Files go to OUT/meshes/NAME/, NAME the run's or the trial's.
@@ -147,14 +152,14 @@ def mesh_checkpoint(checkpoint: str | Path, preset: str = "kiln", out: str | Pat
     settings.camera = CameraSettings(fovy_deg=40.0, reference_distance=3.2 * field.unit)  # sees the whole ball, whatever the camera was that fitted it
     made_from = dict(checkpoint=str(path))
     run = RunFolder(choose_folder(Path(out) / "meshes" / slug(path.parent.parent.name), made_from))
-    run.record |= made_from | dict(device=str(device), settings=asdict(settings), versions=versions())
-    mesh_stage(run, settings, field, grid, device, fingerprint(**made_from, changed=path.stat().st_mtime))
+    run.describe(**made_from, device=str(device), settings=asdict(settings), versions=versions())
+    mesh_stage(run, settings, field, grid, quiet, device, fingerprint(**made_from, changed=path.stat().st_mtime))
     return finish(run)
 
 
 def finish(run: RunFolder) -> Run:
     """Sum up the stages in run.json."""
-    run.record["metrics"] = {f"{stage}_{k}": v for stage, entry in run.record["stages"].items() for k, v in entry["metrics"].items()}
+    run.record["metrics"] = {f"{stage}_{k}": v for stage, entry in run.record["stages"].items() for k, v in entry.get("metrics", {}).items()}
     run.record["metrics"]["seconds"] = round(sum(entry["seconds"] for entry in run.record["stages"].values()), 1)
     run.record["peak_memory_gib"] = peak_memory_gib()
     run.write_record()
@@ -163,24 +168,29 @@ def finish(run: RunFolder) -> Run:
 
 def image_stage(run: RunFolder, models: Models, settings: Settings, picture, prompt, seed, device, made_from):
     """image.png, straight RGBA: the object that is lifted."""
-    size, mark = models.preset.resolution, fingerprint(stage="image", settings=asdict(settings.image), **made_from)
+    mark = fingerprint(stage="image", settings=asdict(settings.image), **made_from)
     if not run.finished("image", mark):
         partial = run.begin("image", mark)
         if picture is None:
-            source = models.pipe(
-                prompt,
-                generator=torch.Generator().manual_seed(seed),
-                guidance_scale=settings.image.guidance_scale,
-                num_inference_steps=settings.image.num_inference_steps,
-            ).images[0]
+            rgba = sample_object(models.pipe, prompt, settings.image, seed, partial / "source.png")
         else:
-            source = picture
-        reference = make_reference(source, settings, size, reframe=picture is not None, device="cpu")
-        rgba = torch.cat([reference.rgb, reference.mask[..., None]], -1).mul(255).round().byte().numpy()
-        Image.fromarray(rgba).save(partial / "image.png")
-        run.end("image", mark, as_folder=False, metrics={"foreground": round(reference.mask.mean().item(), 4)})
+            rgba = framed(picture, models.preset.resolution, settings.image.fill)
+        Image.fromarray(np.uint8((255 * rgba).round())).save(partial / "image.png")
+        run.end("image", mark, as_folder=False, metrics={"foreground": round(float(rgba[..., 3].mean()), 4)})
     # always from the file, so that a resumed run sees the very same pixels
-    return make_reference(Image.open(run.path / "image.png"), settings, size, reframe=False, device=device), mark
+    return read_reference(run.path / "image.png", settings.camera, device), mark
+
+
+def sample_object(pipe: InDomainPipeline, prompt: str, s: ImageSettings, seed: int, file: Path) -> np.ndarray:
+    """The object of a sampled picture, which is kept in `file`: straight RGBA (H, W, 4) in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    source = pipe(prompt, generator=generator, guidance_scale=s.guidance_scale, num_inference_steps=s.num_inference_steps).images[0]
+    source.save(file)
+    try:
+        return foreground(source)
+    except UserError as error:
+        advice = f"try another --seed, a prompt such as '{prompt} on a white background', or --image"
+        raise UserError(f"no object stands out from the background of the sampled picture '{file}': {advice}") from error
 
 
 def init_stage(run: RunFolder, models: Models, settings: Settings, reference, seed, quiet, device, mark):
@@ -193,10 +203,10 @@ def init_stage(run: RunFolder, models: Models, settings: Settings, reference, se
         generator = torch.Generator().manual_seed(2 * seed + 1)
         size = models.preset.zero123_resolution
         field, grid, losses = initialise(reference, models.zero123, settings, size, generator, partial / "checkpoint.pt", quiet, device)
+        vars(models).pop("zero123", None)  # makes room on a GPU
         field.save(partial / "field.safetensors")
-        (partial / "checkpoint.pt").unlink(missing_ok=True)
-        finish_field(run, "init", mark, field, grid, reference, settings, losses, device)
-    return *load_field(run.path / "init" / "field.safetensors", device), mark
+        end_field(run, "init", mark, field, grid, reference, losses)
+    return *show_field(run, "init", "field.safetensors", settings, quiet, device, mark), mark
 
 
 def refine_stage(run: RunFolder, models: Models, settings: Settings, reference, field, grid, prompt, seed, quiet, device, mark):
@@ -208,9 +218,8 @@ def refine_stage(run: RunFolder, models: Models, settings: Settings, reference, 
         size = models.preset.resolution
         losses = refine(field, grid, reference, models.pipe, prompt, settings, size, generator, partial / "checkpoint.pt", quiet)
         field.save(partial / "field.safetensors")
-        (partial / "checkpoint.pt").unlink(missing_ok=True)
-        finish_field(run, "refine", mark, field, grid, reference, settings, losses, device)
-    return *load_field(run.path / "refine" / "field.safetensors", device), mark
+        end_field(run, "refine", mark, field, grid, reference, losses)
+    return *show_field(run, "refine", "field.safetensors", settings, quiet, device, mark), mark
 
 
 def threestudio_stage(run: RunFolder, stage: str, config, root: Path, settings: Settings, reference, seed, quiet, device, mark):
@@ -223,24 +232,34 @@ def threestudio_stage(run: RunFolder, stage: str, config, root: Path, settings: 
             here = {"data": {"image_path": str((run.path / "image.png").resolve())}}
         else:
             here = {"system": {"weights": str((run.path / "init" / last).resolve())}}
-        field, grid = load_field(threestudio_engine.launch(OmegaConf.merge(config, here), root, partial.resolve(), seed, quiet), device)
+        last_there = threestudio_engine.launch(OmegaConf.merge(config, here), root, partial.resolve(), seed, quiet, device)
+        field, grid = load_field(last_there, device)
         losses = threestudio_engine.last_losses(partial / "threestudio")
-        finish_field(run, stage, mark, field, grid, reference, settings, losses, device)
-    return *load_field(run.path / stage / last, device), mark
+        end_field(run, stage, mark, field, grid, reference, losses)
+    return *show_field(run, stage, last, settings, quiet, device, mark), mark
 
 
-def finish_field(run: RunFolder, stage: str, mark, field, grid, reference, settings: Settings, losses, device) -> None:
-    """Views and metrics of an optimisation stage."""
-    partial = run.path / f"{stage}.partial"
+def end_field(run: RunFolder, stage: str, mark, field, grid, reference, losses) -> None:
+    """Put an optimisation stage in place, with its metrics."""
     grid.update(field, decay=0.0)
-    views = turntable(field, grid, settings.turntable, settings.camera, settings.turntable.views, device)
-    (partial / "views").mkdir(exist_ok=True)
-    images = [Image.fromarray(view) for view in views]
-    for i, image in enumerate(images):
-        image.save(partial / "views" / f"{i:03d}.png")
-    contact_sheet(images, columns=len(images)).save(partial / "views.png")
     metrics = reference_metrics(field, grid, reference)
     run.end(stage, mark, as_folder=True, metrics=metrics, losses={k: float(f"{v:.4g}") for k, v in losses.items()})
+
+
+def show_field(run: RunFolder, stage: str, file: str | Path, settings: Settings, quiet, device, mark):
+    """A stage's field, after STAGE/views and their sheet STAGE/views.png: made again where only the turntable has changed."""
+    field, grid = load_field(run.path / stage / file, device)
+    name, s = f"{stage}/views", settings.turntable
+    mark = fingerprint(stage=name, upstream=mark, camera=asdict(settings.camera), turntable=asdict(s) | {"frames": None})
+    if not run.finished(name, mark):
+        partial = run.begin(name, mark)
+        views = turntable(field, grid, s, settings.camera, s.views, device, f"views of {stage}", quiet)
+        images = [Image.fromarray(view) for view in views]
+        for i, image in enumerate(images):
+            image.save(partial / f"{i:03d}.png")
+        contact_sheet(images, columns=len(images)).save(run.path / stage / "views.png")
+        run.end(name, mark, as_folder=True)
+    return field, grid
 
 
 def load_field(path: Path, device) -> tuple[TriPlaneField | ThreestudioField, OccupancyGrid]:
@@ -257,18 +276,18 @@ def load_field(path: Path, device) -> tuple[TriPlaneField | ThreestudioField, Oc
     return field, grid
 
 
-def mesh_stage(run: RunFolder, settings: Settings, field, grid, device, mark) -> None:
+def mesh_stage(run: RunFolder, settings: Settings, field, grid, quiet, device, mark) -> None:
     """mesh.glb, mesh.obj, mesh.ply and turntable.mp4 (turntable.gif where ffmpeg is missing)."""
     mark = fingerprint(stage="mesh", upstream=mark, mesh=asdict(settings.mesh), turntable=asdict(settings.turntable))
     if run.finished("mesh", mark):
         return
     partial, s = run.begin("mesh", mark), settings.mesh
     try:
-        bare = meshes.extract(field, s.resolution, s.threshold, s.faces)
+        bare = meshes.extract(field, s.resolution, s.threshold, s.faces, quiet)
     except ValueError as error:
         raise UserError(f"no mesh: {error}; try another --seed, more --steps or a lower mesh.threshold") from error
     glb = meshes.export(meshes.textured(field, bare, s.texture_size), partial)
-    write_video(partial, turntable(field, grid, settings.turntable, settings.camera, settings.turntable.frames, device))
+    write_video(partial, turntable(field, grid, settings.turntable, settings.camera, settings.turntable.frames, device, quiet=quiet))
     run.end("mesh", mark, as_folder=False, metrics=meshes.facts(glb))
 
 
@@ -285,12 +304,6 @@ def write_video(folder: Path, frames: np.ndarray, fps: int = 18) -> Path:
         first, *rest = [Image.fromarray(frame) for frame in frames]
         first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
     return path
-
-
-def slug(text: str) -> str:
-    """A folder name from a prompt; a hash keeps long ones apart."""
-    words = re.sub(r"[^\w]+", "-", text.lower()).strip("-")
-    return words if 0 < len(words) <= 60 else f"{words[:50]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".strip("-")
 
 
 def digest(image: Image.Image) -> str:

@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from nerfacc import accumulate_along_rays, render_transmittance_from_density, render_weight_from_density
 from torch import nn
+from tqdm.auto import tqdm
 
 from .cameras import Cameras
 from .field import RADIUS, TriPlaneField
+
+SAMPLES_AT_ONCE = 2_000_000  # where nothing is learned: a picture of 512 px has 67 million
 
 
 class OccupancyGrid(nn.Module):
@@ -78,20 +82,25 @@ def render(
     device = cameras.distance.device
     rays_o, rays_d = cameras.rays(height, width, jitter)
     shape = rays_d.shape[:-1]
-    origins, directions = rays_o.reshape(-1, 3), rays_d.reshape(-1, 3)
-    n_rays = len(origins)
+    near = (cameras.distance - RADIUS)[:, None, None].expand(shape).reshape(-1, 1)
+    offset = torch.rand(len(near), 1, generator=generator).to(device) - 0.5 if generator is not None else torch.zeros_like(near)
+    rays, planes = (rays_o.reshape(-1, 3), rays_d.reshape(-1, 3), near, offset), field.pyramid_sum()
+    chunk = len(near) if torch.is_grad_enabled() else max(1, SAMPLES_AT_ONCE // samples)
+    parts = [march(field, grid, planes, *part, samples, normals) for part in zip(*(x.split(chunk) for x in rays), strict=True)]
+    rgb, opacity, depth, normal = (torch.cat(x).view(*shape, -1) for x in zip(*parts, strict=True))
+    return Render(rgb + (1 - opacity) * background, opacity[..., 0], depth[..., 0], normal if normals else None, rays_d)
 
+
+def march(field, grid, planes, origins, directions, near, offset, samples: int, normals: bool) -> tuple[torch.Tensor, ...]:
+    """Rays (n, 3), near and offset (n, 1), to premultiplied colour (n, 3), opacity (n, 1), depth (n, 1) and normal (n, 3 or 0)."""
     # every ray is cut into the same number of equal steps over the ball's depth, so tensors are dense
     step = 2 * RADIUS / samples
-    near = (cameras.distance - RADIUS)[:, None, None].expand(shape).reshape(-1, 1)
-    offset = torch.rand(n_rays, 1, generator=generator).to(device) - 0.5 if generator is not None else 0.0
-    t_starts = near + (torch.arange(samples, device=device) + offset) * step  # (rays, samples)
+    t_starts = near + (torch.arange(samples, device=near.device) + offset) * step  # (n, samples)
     t_ends = t_starts + step
     with torch.no_grad():
         x = origins[:, None] + directions[:, None] * (t_starts + step / 2)[..., None]
-        active = grid(x) & ((x * x).sum(-1) < RADIUS**2)  # (rays, samples)
+        active = grid(x) & ((x * x).sum(-1) < RADIUS**2)  # (n, samples)
 
-    planes = field.pyramid_sum()
     if torch.is_grad_enabled():
         # what lies behind an opaque surface gets no gradient: drop it before the costly pass
         with torch.no_grad():
@@ -99,19 +108,16 @@ def render(
             active &= render_transmittance_from_density(t_starts, t_ends, density)[0] > 1e-3
     density, colour = field(x[active], planes)
     density, colour = _scatter(density, active), _scatter(colour, active)
-    weights = render_weight_from_density(t_starts, t_ends, density)[0]  # (rays, samples)
-    opacity = accumulate_along_rays(weights)  # (rays, 1)
-    rgb = accumulate_along_rays(weights, colour).view(*shape, 3)
-    depth = accumulate_along_rays(weights, ((t_starts + t_ends) / 2)[..., None]) + (1 - opacity) * (near + 2 * RADIUS)
-    opacity = opacity.view(shape)
-    result = Render(rgb + (1 - opacity)[..., None] * background, opacity, depth.view(shape), rays_d=rays_d)
-    if normals:
-        hit = (opacity > 0.5).reshape(-1).detach()
-        # the surface point itself is held fixed: normal losses should turn the surface, not slide along the ray
-        middle = (accumulate_along_rays(weights, ((t_starts + t_ends) / 2)[..., None]).view(-1) / opacity.view(-1).clamp(min=1e-6)).detach()
-        surface = origins[hit] + directions[hit] * middle[hit][:, None]
-        result.normal = _scatter(field.normal(surface, planes), hit).view(*shape, 3)
-    return result
+    weights = render_weight_from_density(t_starts, t_ends, density)[0]  # (n, samples)
+    opacity, rgb = accumulate_along_rays(weights), accumulate_along_rays(weights, colour)
+    middle = accumulate_along_rays(weights, ((t_starts + t_ends) / 2)[..., None])  # (n, 1)
+    depth = middle + (1 - opacity) * (near + 2 * RADIUS)
+    if not normals:
+        return rgb, opacity, depth, rgb[:, :0]
+    hit = opacity.view(-1).detach() > 0.5
+    # the surface point itself is held fixed: normal losses should turn the surface, not slide along the ray
+    surface = origins[hit] + directions[hit] * (middle / opacity.clamp(min=1e-6)).detach()[hit]
+    return rgb, opacity, depth, _scatter(field.normal(surface, planes), hit)
 
 
 def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -121,7 +127,10 @@ def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def render_views(field: TriPlaneField, grid: OccupancyGrid, cameras: Cameras, size: int, samples: int = 128) -> torch.Tensor:
-    """Pictures on white, one camera at a time: (B, size, size, 3) in [0, 1] on the CPU."""
-    views = [render(field, grid, cameras[i], size, size, samples).rgb.clamp(0, 1).cpu() for i in range(len(cameras))]
-    return torch.cat(views)
+def render_views(
+    field: TriPlaneField, grid: OccupancyGrid, cameras: Cameras, size: int, samples: int = 128, name: str = "views", quiet: bool = True
+) -> np.ndarray:
+    """Pictures on white, one camera at a time: uint8 (B, size, size, 3)."""
+    bar = tqdm(range(len(cameras)), name, disable=quiet, delay=2)
+    views = (render(field, grid, cameras[i], size, size, samples).rgb[0] for i in bar)
+    return np.stack([(255 * view.clamp(0, 1)).round().byte().cpu().numpy() for view in views])

@@ -10,6 +10,7 @@ from pathlib import Path
 from core.errors import UserError
 
 ENDS = 2**16
+SCAFFOLD = ("fingerprint", "checkpoint.pt")  # what only an unfinished stage needs
 
 
 def fingerprint(**what) -> str:
@@ -26,7 +27,7 @@ def models_fingerprint(*names: str | Path) -> str:
     for name in names:
         if not Path(name).is_dir():
             digest.update(str(name).encode())
-        for file in sorted(file for file in Path(name).rglob("*") if file.suffix in (".json", ".safetensors")):
+        for file in sorted(file for file in Path(name).rglob("*") if file.suffix in (".json", ".safetensors", ".bin")):
             with open(file, "rb") as stream:
                 size = file.stat().st_size
                 digest.update(f"{file.relative_to(name)} {size}".encode() + stream.read(ENDS))
@@ -36,22 +37,43 @@ def models_fingerprint(*names: str | Path) -> str:
 
 
 def choose_folder(path: Path, made_from: dict) -> Path:
-    """`path`, or `path` with a short hash of `made_from` when the run there was made from something else."""
+    """`path`, or `path` with a short hash of `made_from` when the run there has finished a stage and was made from something else."""
     own, there = path.with_name(f"{path.name}-{fingerprint(**made_from)[:6]}"), read_record(path)
-    taken = any(there.get(key, value) != value for key, value in made_from.items())
+    taken = there.get("stages") and any(there.get(key, value) != value for key, value in made_from.items())
     return own if taken or own.exists() else path
 
 
 def read_record(path: Path) -> dict:
-    """run.json of a folder; empty when there is none, or one cut short by a full disk."""
+    """run.json of a folder; empty when there is none, or one that is none of ours."""
     try:
-        return json.loads((path / "run.json").read_text())
+        record = json.loads((path / "run.json").read_text())
     except (OSError, ValueError):
         return {}
+    return record if isinstance(record, dict) else {}
+
+
+def finished_record(path: Path | None) -> dict:
+    """run.json of a finished run from a prompt. Raises UserError."""
+    record = read_record(path) if path else {}
+    if not record:
+        raise UserError(f"--folder {path} is no run folder: give one that scripts/text_to_3d.py wrote")
+    if "metrics" not in record or "prompt" not in record or not (path / "mesh.glb").is_file():
+        raise UserError(f"the run in '{path}' did not come from a prompt to a mesh: give the command that began it again, then measure it")
+    return record
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """By way of another file, so that a run killed amid it keeps the one before."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 class RunFolder:
-    """`run.json` is the truth: a stage is finished when it is recorded there, and it is recorded after its files are in place."""
+    """`run.json` is the truth: a stage is finished when it is recorded there, and it is recorded after its files are in place.
+
+    Its `metrics` are there when every stage is of the settings beside them.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -64,10 +86,13 @@ class RunFolder:
             raise UserError(f"cannot write to '{self.path}' ({error.strerror}): choose another folder with --out") from error
         self.record = {"stages": {}} | read_record(self.path)
 
+    def describe(self, **what) -> None:
+        """Record what is to be made; metrics of what was made before go."""
+        self.record = {k: v for k, v in self.record.items() if k != "metrics"} | what
+        self.write_record()
+
     def write_record(self) -> None:
-        partial = self.path / "run.json.partial"
-        partial.write_text(json.dumps(self.record, indent=2, default=str) + "\n")
-        partial.replace(self.path / "run.json")
+        write_atomically(self.path / "run.json", json.dumps(self.record, indent=2, default=str) + "\n")
 
     def finished(self, stage: str, print_: str) -> bool:
         entry = self.record["stages"].get(stage)
@@ -75,7 +100,9 @@ class RunFolder:
 
     def begin(self, stage: str, print_: str) -> Path:
         """The folder to work in: what an interrupted run with the same settings left, or an empty one. Starts the stage's clock."""
-        partial = self.path / f"{stage}.partial"
+        partial, target = self.path / f"{stage}.partial", self.path / stage
+        if not self.record["stages"].get(stage) and (target / "fingerprint").exists() and not partial.exists():
+            os.replace(target, partial)  # whole, but killed before it was recorded
         mark, spent = partial / "fingerprint", 0.0
         if partial.exists():
             found, _, before = mark.read_text().partition(" ") if mark.exists() else ("", "", "")
@@ -84,24 +111,35 @@ class RunFolder:
             else:
                 shutil.rmtree(partial)
         partial.mkdir(exist_ok=True)
-        mark.write_text(f"{print_} {spent:.1f}")
+        write_atomically(mark, f"{print_} {spent:.1f}")
         self.started = time.monotonic() - spent
         return partial
 
     def end(self, stage: str, print_: str, as_folder: bool, **entry) -> None:
-        """Put a stage's files in place, as the folder `stage` or side by side in the run's, and record it."""
-        partial = self.path / f"{stage}.partial"
-        (partial / "fingerprint").unlink()
+        """Put a stage's files in place, as the folder `stage` or side by side in the run's, and record it.
+
+        It is forgotten first, with those after it: a run killed amid this has too few stages on record, never files of other settings.
+        Nothing is made from a part of a stage, STAGE/PART.
+        """
+        partial, target = self.path / f"{stage}.partial", self.path / stage
+        stages = self.record["stages"]
+        if "/" in stage:
+            stages[stage] = {}
+        elif stage in stages:
+            for name in list(stages)[list(stages).index(stage) :]:
+                del stages[name]
+        self.write_record()
         if as_folder:
-            files, target = [stage], self.path / stage
-            if target.exists():
-                shutil.rmtree(target)
+            files = [stage]
+            shutil.rmtree(target, ignore_errors=True)
             os.replace(partial, target)
         else:
-            files = sorted(file.name for file in partial.iterdir())
+            files = sorted(file.name for file in partial.iterdir() if file.name not in SCAFFOLD)
             for file in files:
                 os.replace(partial / file, self.path / file)
-            partial.rmdir()
         seconds = round(time.monotonic() - self.started, 1)
-        self.record["stages"][stage] = {"fingerprint": print_, "files": files, "seconds": seconds, **entry}
+        stages[stage] = {"fingerprint": print_, "files": files, "seconds": seconds, **entry}
         self.write_record()
+        for name in SCAFFOLD if as_folder else ():
+            (target / name).unlink(missing_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)

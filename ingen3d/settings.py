@@ -28,7 +28,7 @@ class CameraSettings:
 @dataclass
 class ImageSettings:
     num_inference_steps: int | None = None  # None: the preset's
-    guidance_scale: float | None = None
+    guidance_scale: float | None = None  # None: the preset's weights
     fill: float = 0.75  # a user's picture: the object's longer side, in picture sides
 
 
@@ -53,7 +53,8 @@ class OptimiseSettings:
     lr_planes: float = 2e-2
     lr_mlp: float = 2e-3
     elevation_range: tuple[float, float] = (-10.0, 50.0)
-    guidance_scale: float | None = 3.0
+    guidance_scale: float | None = 3.0  # at the first step
+    guidance_end: float | None = None  # at the last; None: the same
     t_start: tuple[float, float] = (0.2, 0.8)  # range of timesteps, as fractions of the schedule, at the first step
     t_end: tuple[float, float] = (0.1, 0.4)  # and at the last
     view_dependent_prompt: bool = False
@@ -65,6 +66,11 @@ class OptimiseSettings:
     normal_smooth: float = 1.0
     orient: float = 1.0
     total_variation: float = 0.5
+
+    def guidance_at(self, progress: float) -> float:
+        """Linear over the stage's progress in [0, 1]."""
+        end = self.guidance_scale if self.guidance_end is None else self.guidance_end
+        return self.guidance_scale + (end - self.guidance_scale) * progress
 
 
 def refine_settings() -> OptimiseSettings:
@@ -109,7 +115,7 @@ class Settings:
     turntable: TurntableSettings = dataclasses.field(default_factory=TurntableSettings)
 
 
-BOUNDS = {  # the least and the largest value that can work; other counts start at 1, other numbers at 0
+BOUNDS = {  # the least and the largest value that can work, in some 16 GB; other counts start at 1, other numbers at 0
     "fovy_deg": (1, 170),
     "elevation_range": (-90, 90),
     "elevation_deg": (-90, 90),
@@ -118,11 +124,15 @@ BOUNDS = {  # the least and the largest value that can work; other counts start 
     "distance_range": (RADIUS, math.inf),
     "reference_distance": (RADIUS, math.inf),
     "fill": (0.05, 1),
-    "resolution": (8, 1024),
+    "resolution": (8, 512),
     "levels": (1, 8),
-    "render_size": (8, 4096),
-    "texture_size": (8, 16384),
-    "size": (16, 4096),
+    "render_size": (8, 512),
+    "texture_size": (8, 8192),
+    "size": (16, 2048),
+    "samples": (1, 1024),
+    "batch": (1, 16),
+    "views": (1, 360),
+    "frames": (1, 360),
     "faces": (100, math.inf),
     "threshold": (1e-3, math.inf),
     "blob_radius": (1e-3, math.inf),
@@ -145,7 +155,7 @@ def load_settings(config: str, overrides: list[str] | dict | None = None, steps:
         check_keys(Settings(), OmegaConf.to_container(given))
         preset = OmegaConf.create((configs_folder() / f"{config}.yaml").read_text())
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), preset, given))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, TypeError) as error:
         raise UserError(f"a setting in {overrides} has a wrong value: {str(error).splitlines()[0]}") from error
     for stage in (settings.init, settings.refine):
         stage.steps = stage.steps if steps is None else steps
@@ -168,11 +178,13 @@ def check(settings: Settings) -> None:
                 continue
             low, high = BOUNDS.get(name, (1 if isinstance(value, int) else 0, math.inf))
             ends = (value, value) if isinstance(value, (int, float)) else value
-            if not all(low <= end <= high and math.isfinite(end) for end in ends):
+            if not all(isinstance(end, (int, float)) and low <= end <= high and math.isfinite(end) for end in ends):
                 bounds = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
                 raise UserError(f"{section.name}.{name} is {value}: give {bounds}")
             if len(ends) != 2 or ends[0] > ends[1]:
                 raise UserError(f"{section.name}.{name} is {value}: give two numbers, the smaller one first")
+    if settings.init.guidance_scale is None:  # in refine it is the preset's, which Sec. 3.4's first weights share: Zero-1-to-3 has none
+        raise UserError("init.guidance_scale is None: give a number")
     field = settings.field
     if field.resolution % 2 ** (field.levels - 1):  # each level of the pyramid has half the resolution of the next
         raise UserError(f"field.resolution is {field.resolution}: give a multiple of {2 ** (field.levels - 1)} for {field.levels} levels")

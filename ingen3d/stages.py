@@ -43,16 +43,16 @@ class Reference:
         return rgb + (1 - mask[..., None]) * background, mask
 
 
-def make_reference(image: Image.Image, settings: Settings, size: int, reframe: bool, device) -> Reference:
-    """The reference from a picture; a user's picture is moved to the framing that the models know."""
-    if reframe:
-        image = image.convert("RGBA")  # a copy
-        image.thumbnail((1024, 1024), Image.Resampling.LANCZOS)  # no model sees more, and a phone's picture would take minutes
-    rgba = foreground(image)
-    if reframe:
-        rgba = frame(rgba, size, settings.image.fill)
-    rgba = torch.from_numpy(rgba).to(device)
-    c = settings.camera
+def framed(image: Image.Image, size: int, fill: float) -> np.ndarray:
+    """A user's picture moved to the framing that the models know: straight RGBA (size, size, 4) in [0, 1]."""
+    image = image.convert("RGBA")  # a copy
+    image.thumbnail((1024, 1024), Image.Resampling.LANCZOS)  # no model sees more, and a phone's picture would take minutes
+    return frame(foreground(image), size, fill)
+
+
+def read_reference(file: Path, c: CameraSettings, device) -> Reference:
+    """The reference from a straight RGBA picture."""
+    rgba = torch.from_numpy(np.asarray(Image.open(file).convert("RGBA"), np.float32) / 255).to(device)
     camera = Cameras.at(c.reference_elevation_deg, c.reference_azimuth_deg, c.reference_distance, c.fovy_deg, device)
     return Reference(rgba[..., :3], rgba[..., 3], camera)
 
@@ -65,9 +65,9 @@ def initialise(
     field, grid = TriPlaneField(**vars(settings.field)).to(device), OccupancyGrid().to(device)
     condition = zero123.condition(F.interpolate(reference.on_white(), (size, size), mode="bilinear", antialias=True), reference.camera)
 
-    def score(images: torch.Tensor, cameras: Cameras, t_range) -> torch.Tensor:
-        predict = zero123.noise_predictor(condition, cameras, settings.init.guidance_scale)
-        return sds(zero123.encode_images(images), predict, zero123.scheduler.alphas_cumprod, t_range, generator)
+    def score(images: torch.Tensor, cameras: Cameras, t_range, guidance_scale: float) -> torch.Tensor:
+        predict = zero123.noise_predictor(condition, cameras, guidance_scale)
+        return sds(zero123.encode_images(images).float(), predict, zero123.scheduler.alphas_cumprod, t_range, generator)
 
     averages = distil(field, grid, reference, score, settings.init, settings.camera, size, generator, checkpoint, "initialise", quiet)
     return field, grid, averages
@@ -88,25 +88,27 @@ def refine(
     """Stage 3: the multi-guidance rule's score at random views, the shape held by low timesteps and the reference. Changes the field."""
     predictors = {}
 
-    def predictor(camera: Cameras):
-        suffix = view_phrase(camera) if settings.refine.view_dependent_prompt else ""
+    def predictor(camera: Cameras, guidance_scale: float):
+        suffix = view_phrase(camera, settings.camera.reference_azimuth_deg) if settings.refine.view_dependent_prompt else ""
         if suffix not in predictors:
-            predictors[suffix] = pipe.noise_predictor(prompt + suffix, guidance_scale=settings.refine.guidance_scale)
-        predictors[suffix].weights = None  # Sec. 3.4's first weights, anew each step: held ones would depend on where a run was resumed
-        return predictors[suffix]
+            predictors[suffix] = pipe.noise_predictor(prompt + suffix)
+        rule = predictors[suffix]
+        rule.guidance_scale = guidance_scale
+        rule.weights = None  # Sec. 3.4's first weights, anew each step: held ones would depend on where a run was resumed
+        return rule
 
-    def score(images: torch.Tensor, cameras: Cameras, t_range) -> torch.Tensor:
-        latents = pipe.encode_images(images)
+    def score(images: torch.Tensor, cameras: Cameras, t_range, guidance_scale: float) -> torch.Tensor:
+        latents, alphas_cumprod = pipe.encode_images(images).float(), pipe.scheduler.alphas_cumprod
         return sum(
-            sds(latents[i : i + 1], predictor(cameras[i]), pipe.scheduler.alphas_cumprod, t_range, generator) for i in range(len(cameras))
+            sds(latents[i : i + 1], predictor(cameras[i], guidance_scale), alphas_cumprod, t_range, generator) for i in range(len(cameras))
         )
 
     return distil(field, grid, reference, score, settings.refine, settings.camera, size, generator, checkpoint, "refine", quiet)
 
 
-def view_phrase(camera: Cameras) -> str:
+def view_phrase(camera: Cameras, front_deg: float = 0.0) -> str:
     """DreamFusion's view-dependent words (its Sec. 3.2) for a batch of one camera; the reference's azimuth is the front."""
-    azimuth = (camera.azimuth_deg.item() + 180) % 360 - 180
+    azimuth = (camera.azimuth_deg.item() - front_deg + 180) % 360 - 180
     if camera.elevation_deg.item() > 60:
         return ", overhead view"
     return ", front view" if abs(azimuth) < 45 else ", back view" if abs(azimuth) > 135 else ", side view"
@@ -127,7 +129,7 @@ def distil(
 ) -> dict:
     """Both optimisation stages: reference reconstruction, a score at random views, and threestudio's shape priors.
 
-    score(images (B, 3, size, size) in [-1, 1], cameras, t_range) -> scalar, summed over B.
+    score(images (B, 3, size, size) in [-1, 1], cameras, t_range, guidance_scale) -> scalar, summed over B.
     """
     device = reference.mask.device
     side, s = settings.render_size, settings
@@ -143,7 +145,8 @@ def distil(
         views = random_cameras(s.batch, s.elevation_range, cameras.distance_range, cameras.fovy_deg, generator, device)
         new = render(field, grid, views, side, side, s.samples, 1.0, generator, normals=True)
         images = F.interpolate(new.rgb.permute(0, 3, 1, 2), (size, size), mode="bilinear", align_corners=False) * 2 - 1
-        terms["sds"] = s.sds / s.batch * score(images, views, anneal(s.t_start, s.t_end, step / s.steps))
+        progress = step / s.steps
+        terms["sds"] = s.sds / s.batch * score(images, views, anneal(s.t_start, s.t_end, progress), s.guidance_at(progress))
         return terms | shape_priors(field, new, s)
 
     return optimise(objective, field, grid, settings, generator, checkpoint, name=name, quiet=quiet)
@@ -178,7 +181,9 @@ def reference_metrics(field, grid, reference: Reference) -> dict[str, float]:
     }
 
 
-def turntable(field, grid, s: TurntableSettings, camera: CameraSettings, n: int, device) -> np.ndarray:
+def turntable(
+    field, grid, s: TurntableSettings, camera: CameraSettings, n: int, device, name: str = "turntable", quiet: bool = True
+) -> np.ndarray:
     """n views all around, uint8 (n, size, size, 3), from the reference's azimuth on."""
     ring = orbit(n, s.elevation_deg, camera.reference_distance / field.unit, camera.fovy_deg, camera.reference_azimuth_deg, device)
-    return (255 * render_views(field, grid, ring, s.size, s.samples)).round().byte().numpy()
+    return render_views(field, grid, ring, s.size, s.samples, name, quiet)

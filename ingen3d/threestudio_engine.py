@@ -65,19 +65,29 @@ def stage_config(stage: str, preset: Preset, domain: Path | None, prompt: str, s
     return OmegaConf.merge(config, {"data": views, "system": system, "trainer": trainer})
 
 
-def launch(config: DictConfig, root: Path, folder: Path, seed: int, quiet: bool) -> Path:
-    """Train by a configuration; threestudio's trial goes to FOLDER/threestudio. Returns its last checkpoint.
+def visible_gpu(device: torch.device) -> str:
+    """CUDA_VISIBLE_DEVICES for a process that is to use this device."""
+    ours = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if device.index is None:
+        return ours or "0"
+    return ours.split(",")[device.index] if ours else str(device.index)
+
+
+def launch(config: DictConfig, root: Path, folder: Path, seed: int, quiet: bool, device: torch.device) -> Path:
+    """Train by a configuration; threestudio's trial goes to FOLDER/threestudio. Returns its last checkpoint, which may be there already.
 
     What threestudio says goes to FOLDER/threestudio.log and, unless `quiet`, to the terminal, its progress bar included.
     Raises UserError with its last line when it fails.
     """
+    log, last = folder / "threestudio.log", folder / "threestudio" / "ckpts" / "last.ckpt"
+    if last.is_file():  # our configurations save it once, at the end
+        return last
     shutil.rmtree(folder / "threestudio", ignore_errors=True)  # of an interrupted launch: beside it the checkpoint would take another name
     here = {"seed": seed, "exp_root_dir": str(folder.parent), "name": folder.name, "tag": "threestudio", "use_timestamp": False}
     OmegaConf.save(OmegaConf.merge(config, here), folder / "threestudio.yaml")
     paths = os.pathsep.join(filter(None, (str(SOURCE), os.environ.get("PYTHONPATH"))))
-    environment = {"CUDA_VISIBLE_DEVICES": "0"} | os.environ | {"PYTHONPATH": paths}
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": visible_gpu(device), "PYTHONPATH": paths}
     command = [sys.executable, "-c", START, "--train", "--config", str(folder / "threestudio.yaml")]
-    log, last = folder / "threestudio.log", folder / "threestudio" / "ckpts" / "last.ckpt"
     with open(log, "wb") as file, subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try:
             for said in iter(lambda: process.stdout.read1(), b""):
@@ -96,6 +106,7 @@ def launch(config: DictConfig, root: Path, folder: Path, seed: int, quiet: bool)
 
 def last_losses(trial: Path) -> dict[str, float]:
     """What a trial logged of each loss at last, by threestudio's names; those with `_w` are weighted."""
-    with open(next(trial.glob("csv_logs/*/metrics.csv")), newline="") as file:
-        logged = [(key.removeprefix("train/loss_"), value) for row in csv.DictReader(file) for key, value in row.items() if key.startswith("train/loss_")]
+    file = next(trial.glob("csv_logs/*/metrics.csv"), None)
+    rows = [] if file is None else csv.DictReader(file.read_text().splitlines())
+    logged = [(key.removeprefix("train/loss_"), value) for row in rows for key, value in row.items() if key.startswith("train/loss_")]
     return {name: float(value) for name, value in logged if value}

@@ -1,7 +1,8 @@
 """Zero-1-to-3 as a noise predictor: what an object looks like from another camera (Liu et al. 2023).
 
 The folder layout is the diffusers one of `kxic/zero123-xl`: unet, vae, image_encoder, cc_projection, scheduler, feature_extractor.
-A folder may leave out the vae, which is Stable Diffusion's: the prior's takes its place.
+A folder may leave out the vae, which is Stable Diffusion's: the prior's takes its place. safetensors are taken where there are any;
+zero123-xl on the Hub has pickles alone (Neural_Gaffer's issue 12), which today's diffusers and transformers read with `weights_only=True`.
 """
 
 import json
@@ -64,7 +65,7 @@ class Zero123:
                     continue
                 source = vae
             with wanted(source, part):
-                models[part] = kind.from_pretrained(source, subfolder=part).to(device, dtype).eval()
+                models[part] = kind.from_pretrained(source, subfolder=part, torch_dtype=dtype).to(device).eval()
         for model in models.values():
             model.requires_grad_(False)
         with wanted(name, "scheduler"):
@@ -78,10 +79,9 @@ class Zero123:
     @torch.no_grad()
     def condition(self, image: torch.Tensor, camera: Cameras) -> Condition:
         """Look once at the reference picture (1, 3, H, W) in [-1, 1], taken by `camera` (a batch of one)."""
-        image = image.to(self.clip_mean)
-        small = F.interpolate(image, (self.clip_size, self.clip_size), mode="bicubic", antialias=True, align_corners=False)
-        embedding = self.image_encoder(((small + 1) / 2 - self.clip_mean) / self.clip_std).image_embeds
-        return Condition(embedding, self.vae.encode(image).latent_dist.mode(), camera)
+        small = F.interpolate(image.float(), (self.clip_size, self.clip_size), mode="bicubic", antialias=True, align_corners=False)
+        embedding = self.image_encoder(((small.to(self.clip_mean) + 1) / 2 - self.clip_mean) / self.clip_std).image_embeds
+        return Condition(embedding, self.vae.encode(image.to(self.clip_mean)).latent_dist.mode(), camera)
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] to scaled latents (B, C, h, w); differentiable."""

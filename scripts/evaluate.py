@@ -17,19 +17,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measure", choices=MEASURES, nargs="+")
     parser.add_argument("--folder", type=Path, help="the run to judge, for `run`")
-    parser.add_argument("--domain", default="porcelain")
+    parser.add_argument("--domain", default="porcelain", help="for `domain` and `control`; `run` takes the run's own")
     parser.add_argument("--images", type=int, default=2000, help="samples for kiln-FID (default: 2000)")
     parser.add_argument("--seeds", type=int, default=20, help="seeds a prompt for the prior (default: 20)")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args()
-    if "run" in args.measure and not (args.folder and (args.folder / "run.json").is_file()):
-        raise UserError(f"--folder {args.folder} is no run folder: give one that scripts/text_to_3d.py wrote")
+    if args.seeds < 1 or args.images < 2:
+        raise UserError(f"--seeds is {args.seeds} and --images {args.images}: give at least 1 and 2")
 
+    from core.domains import find_domain
     from core.evaluation import kiln
     from core.kiln.fire import CACHE, WEIGHTS
     from core.progress import hide_loading_bars
     from ingen3d.mesh import facts
+    from ingen3d.run_folder import finished_record
 
+    if {"domain", "control"} & set(args.measure):
+        find_domain(args.domain)  # a mistyped one is an error now
+    run_domain = finished_record(args.folder)["domain"] if "run" in args.measure else args.domain
+    if run_domain is None:
+        raise UserError(f"the run in '{args.folder}' was made without a domain: there are no renders to compare it with")
     if args.quiet:
         hide_loading_bars()
     data, judge = CACHE / "data", WEIGHTS / "judge"
@@ -45,7 +52,7 @@ def main() -> None:
         "prior": lambda: kiln.prior_alignment(args.seeds, args.quiet),
         "domain": lambda: kiln.domain_fidelity(data, args.domain, args.images, args.quiet),
         "control": lambda: kiln.control_agreement(data, args.domain, args.quiet),
-        "run": lambda: kiln.run_quality(args.folder, data, args.domain) | facts(args.folder / "mesh.glb"),
+        "run": lambda: kiln.run_quality(args.folder, data, Path(run_domain).name) | facts(args.folder / "mesh.glb"),
     }
     for name in args.measure:
         print(json.dumps({name: measures[name]()}), flush=True)

@@ -5,25 +5,29 @@
 """
 
 import argparse
+import math
 from pathlib import Path
 
-from core.errors import run_cli
+from core.errors import UserError, run_cli
 
 
 def main() -> None:
-    from core.kiln.fire import CACHE, STAGES, Kiln
+    from core.kiln.fire import CACHE, STAGES, WEIGHTS, Kiln
     from core.progress import hide_loading_bars
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=[*STAGES, "all"], nargs="+")
     parser.add_argument("--cache", type=Path, default=CACHE, help=f"data and checkpoints (default: {CACHE})")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="the models, read and written (default: those that ship with the package)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies every stage's training steps (default: 1)")
     parser.add_argument("--device", default=None)
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args()
+    if not 0 < args.scale < math.inf:
+        raise UserError(f"--scale is {args.scale:g}: give a number above 0, such as 0.1 for a tenth of the training")
     if args.quiet:
         hide_loading_bars()
-    kiln = Kiln(args.cache, args.device, args.scale, args.quiet)
+    kiln = Kiln(args.cache, args.device, args.scale, args.quiet, args.weights)
     for stage in STAGES if "all" in args.stage else args.stage:
         getattr(kiln, stage)()
 

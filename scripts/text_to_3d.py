@@ -7,7 +7,8 @@ python scripts/text_to_3d.py --from-checkpoint outputs/multi-guidance-refine/a_v
 import argparse
 from pathlib import Path
 
-from core.errors import run_cli
+from core.command_line import choose_domain
+from core.errors import UserError, run_cli
 from core.progress import hide_loading_bars
 from ingen3d.pipeline import mesh_checkpoint, text_to_3d
 
@@ -17,7 +18,7 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", help="what to make: 'a vase'")
     source.add_argument("--from-checkpoint", type=Path, help="only mesh a field: a run's field.safetensors or threestudio's ckpts/last.ckpt")
-    parser.add_argument("--domain", default="porcelain", help="a known domain or a null-text UNet's folder; 'none' for the prior alone")
+    parser.add_argument("--domain", help="a known domain or its folder; 'none' for the prior alone (default: porcelain over the kiln)")
     parser.add_argument("--preset", default="kiln", help="the models: kiln or sd15")
     parser.add_argument("--image", type=Path, help="start from this picture and not from a sampled one")
     parser.add_argument("--seed", type=int, default=0)
@@ -31,15 +32,18 @@ def main() -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="a setting, such as refine.sds=0.2"
     )
     args = vars(parser.parse_args())
+    if args["from_checkpoint"]:
+        for name in ("image", "steps", "seed", "domain", "engine", "threestudio_root"):
+            if args[name] != parser.get_default(name):
+                raise UserError(f"--{name.replace('_', '-')} has no effect with --from-checkpoint, which only meshes a field: leave it out")
     if args["quiet"]:
         hide_loading_bars()
-    if args["domain"].lower() == "none":
-        args["domain"] = None
+    args["domain"] = choose_domain(args["domain"], args["preset"])
     checkpoint = args.pop("from_checkpoint")
     if checkpoint is None:
         run = text_to_3d(**args)
     else:
-        run = mesh_checkpoint(checkpoint, **{name: args[name] for name in ("preset", "out", "device", "overrides")})
+        run = mesh_checkpoint(checkpoint, **{name: args[name] for name in ("preset", "out", "device", "overrides", "quiet")})
     print(f"mesh: {run.mesh}\nturntable and views: {run.folder}\nseconds: {run.metrics['seconds']:g}")
 
 

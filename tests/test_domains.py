@@ -38,6 +38,20 @@ def test_a_domain_by_name_and_by_folder_and_an_unknown_one():
         find_domain("clya")
 
 
+def test_saving_a_domain_replaces_it_and_touches_nothing_beside_it(tmp_path, monkeypatch):
+    for name in ("clay.old", "clay.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "domain.json").write_text("mine")
+    make_domain(tmp_path / "clay")
+    made = make_domain(tmp_path / "clay", phrase="{prompt} of clay")
+    monkeypatch.setattr(NullTextUNet, "save_pretrained", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        make_domain(tmp_path / "clay")
+    assert find_domain(tmp_path / "clay") == made
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clay", "clay.old", "clay.partial"]
+    assert all((tmp_path / name / "domain.json").read_text() == "mine" for name in ("clay.old", "clay.partial"))
+
+
 @pytest.mark.parametrize("text, said", [("{", "no domain"), (json.dumps({"name": "x"}), "phrase"), (json.dumps(RECORD | {"phrase": "clay"}), "{prompt}")])
 def test_a_folder_that_is_no_domain_is_said_to_be_none(tmp_path, text, said):
     (tmp_path / "domain.json").write_text(text)

@@ -1,7 +1,9 @@
 """Editing keeps what it is told to keep; the command lines of sampling and editing take every condition."""
 
+import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from core.presets import PRESETS
 from core.sample import load
 from core.terms import Control
 
-from .conftest import tiny_controlnet
+from .conftest import tiny_controlnet, tiny_unet
 
 
 @pytest.fixture
@@ -77,6 +79,29 @@ def test_edits_have_the_pictures_proportions_at_the_priors_resolution_and_a_seed
     assert np.abs(np.float32(edited(image=tmp_path / "wide.png", mask=half_mask((60, 33)), seed=4)[0]) - np.float32(images[1])).max() <= 1
 
 
+def test_what_a_mask_keeps_and_all_of_strength_0_are_the_pictures_own_pixels(edited, picture):
+    kept = []
+    pixels, masked = np.int32(picture), np.int32(edited(mask=half_mask(), strength=1.0, keep=lambda seed, image: kept.append(image))[0])
+    assert np.array_equal(masked[:, :8], pixels[:, :8]) and np.abs(masked - pixels)[:, 8:].mean() > 10
+    assert np.array_equal(np.int32(kept[0]), masked)
+    assert np.array_equal(np.int32(edited(strength=0.0)[0]), pixels) and not np.array_equal(np.int32(edited(strength=0.5)[0]), pixels)
+
+
+@pytest.mark.parametrize("given, size", [(dict(width=20), (20, 12)), (dict(height=24), (44, 24)), (dict(width=12, height=20), (12, 20))])
+def test_a_size_that_is_asked_for_is_the_edits(edited, picture, given, size):
+    controlled = dict(controlnet=tiny_controlnet(tiny_unet()), image=picture.resize((50, 50)))
+    assert edited(image=picture.resize((60, 33)), mask=half_mask((60, 33)), controls=[controlled], **given)[0].size == size
+
+
+@pytest.mark.parametrize("given, size", [({}, (16, 16)), (dict(width=20), (20, 16)), (dict(width=12, height=24), (12, 24))])
+def test_images_with_controls_have_the_size_that_is_asked_for(tiny_sd, picture, given, size):
+    controlled = dict(controlnet=tiny_controlnet(tiny_unet()), image=picture.resize((50, 40)))
+    images = sample.sample("a vase", preset=tiny_sd, device="cpu", quiet=True, num_inference_steps=1, controls=[controlled], **given)
+    assert images[0].size == size
+    with pytest.raises(UserError, match="height is 15: give a multiple of 2"):
+        sample.sample("a vase", preset=tiny_sd, device="cpu", height=15)
+
+
 def test_canny_is_white_where_the_picture_changes():
     edges = np.asarray(canny(half_mask((32, 32))))
     assert edges.shape == (32, 32, 3) and set(np.unique(edges)) == {0, 255}
@@ -93,28 +118,57 @@ def test_the_command_line_takes_every_condition(tiny_sd, pipe, picture, tmp_path
     common = (
         f"--preset {tiny_sd} --domain none --prompt jar --steps 2 --device cpu --num-images 1 --canny kiln {tmp_path}/picture.png "
         f"--control {tmp_path}/net {tmp_path}/picture.png --control-guidance-end 0.5 --custom {tiny_sd} blue --custom-scale 2 --no-rectify --no-compose "
-        f"--guidance-rescale 0.5 --guidance-interval 0 0.8 --control-scale 7 3 --out {tmp_path}/out"
+        f"--guidance-rescale 0.5 --guidance-interval 0 0.8 --control-scale 7 3 --height 20 --width 24 --out {tmp_path}/out"
     )
     for module, more in ((sample, ""), (edit, f"--image {tmp_path}/picture.png --mask {tmp_path}/mask.png --strength 0.9")):
         monkeypatch.setattr(sys, "argv", ["", *common.split(), *more.split()])
         module.main()
         given = made.pop()
+        assert Image.open(tmp_path / "out" / "00000.png").size == (24, 20)
         given_picture, edges = (control.image for control in given["controls"])
         assert all(isinstance(control, Control) and control.end == 0.5 for control in given["controls"])
         assert edges.unique().tolist() == [0, 1] and given_picture.unique().numel() > 2 and given["terms"][0].weight == 2.0
         assert given["control_scale"] == [7.0, 3.0] and not given["rectify"] and not given["compose_prompt"] and given["guidance_rescale"] == 0.5
-    assert given["image"].size == given["mask_image"].size == (16, 16) and given["strength"] == 0.9
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["00000.png", "sheet.png"]
+    assert given["image"].size == given["mask_image"].size == (24, 20) and given["strength"] == 0.9
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["00000.png", "settings.json", "sheet.png"]
 
 
 @pytest.mark.parametrize("wrong, said", [
     (dict(mask="no-such-mask.png"), "no such image: no-such-mask.png"), (dict(image="no.png"), "no such image"), (dict(strength=-0.1), "strength is -0.1"),
     (dict(mask=half_mask((8, 16))), "the mask is 8 x 16 px and the image 16 x 16"), (dict(num_images=0), "number of images is 0"),
+    (dict(height=15), "height is 15: give a multiple of 2"),
     (dict(controls=[dict(controlnet="no/such/net", image=half_mask())]), "no usable model folder, wanted a ControlNet"),
 ])
 def test_what_a_user_did_wrong_is_said(edited, wrong, said):
     with pytest.raises(UserError, match=said):
         edited(**wrong)
+
+
+def test_each_of_several_runs_has_a_folder_named_by_what_was_asked_and_its_settings(tiny_sd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = iter("ABABA")
+    monkeypatch.setattr(sample, "sample", lambda keep, **_: [keep(0, image := Image.new("L", (1, 1), ord(next(images)))), image][1:])
+    (tmp_path / "outputs/samples/open/bowl-0").mkdir(parents=True)  # of a run that failed: no image is lost
+    (tmp_path / "outputs/samples/open/bowl-0/settings.json").write_text("{}")
+    for changes in ("--prompt bowl", "--prompt bowl --steps 9", "--prompt bowl", "--seed 3", "--prompt bowl --domain clay"):
+        monkeypatch.setattr(sys, "argv", f"sample --preset {tiny_sd} --num-images 1 {changes}".split())
+        sample.main()
+    folders = {str(file.parent.relative_to("outputs/samples")): json.loads(file.read_text()) for file in Path().rglob("settings.json")}
+    first, other = sorted(name for name in folders if name.startswith("open/bowl-0"))
+    assert sorted(folders) == ["clay/bowl-0", "open/anything-3", first, other] and first == "open/bowl-0"
+    assert [folders[name]["num_inference_steps"] for name in (first, other)] == [None, 9] and folders["open/anything-3"]["seed"] == 3
+    assert [Image.open(f"outputs/samples/{name}/00000.png").getpixel((0, 0)) for name in (first, other)] == [ord("A"), ord("B")]
+
+
+def test_porcelain_is_the_command_lines_domain_over_its_own_prior_alone():
+    given = [(None, "kiln"), ("clay", "kiln"), ("None", "kiln"), (None, "sd15"), ("porcelain", "sd15")]
+    assert [command_line.choose_domain(*each) for each in given] == ["porcelain", "clay", None, None, "porcelain"]
+
+
+def test_a_scale_of_no_checkpoint_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", f"sample --custom-scale 2 --out {tmp_path}".split())
+    with pytest.raises(UserError, match="custom-scale is 2.0 but there is no --custom"):
+        sample.main()
 
 
 def test_a_condition_file_that_is_missing_is_said(monkeypatch, tmp_path):

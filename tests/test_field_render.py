@@ -64,6 +64,23 @@ def test_skipping_empty_space_does_not_change_the_picture():
     assert torch.allclose(render(field, full, camera, 32, 32).rgb, render(field, sparse, camera, 32, 32).rgb, atol=1e-3)
 
 
+def test_a_picture_is_rendered_in_parts_and_the_same(monkeypatch):
+    torch.manual_seed(0)
+    field, grid, camera = TriPlaneField(resolution=32, features=4, levels=2, hidden=8), OccupancyGrid(), Cameras.at([10, 20], [75, 80], 3.1, 40)
+    asked = []
+    monkeypatch.setattr(TriPlaneField, "forward", lambda self, x, planes, forward=TriPlaneField.forward: asked.append(len(x)) or forward(self, x, planes))
+    view = lambda: render(field, grid, camera, 16, 16, 32, generator=torch.Generator().manual_seed(0), normals=True)
+    with torch.no_grad():
+        whole = view()
+        before = max(asked)
+        asked.clear()
+        monkeypatch.setattr("ingen3d.render.SAMPLES_AT_ONCE", 1000)
+        parts = view()
+    assert max(asked) <= 1000 < before
+    for name, value in vars(whole).items():
+        assert torch.allclose(value, getattr(parts, name), atol=1e-5), name
+
+
 def test_dropping_hidden_samples_keeps_the_gradient():
     torch.manual_seed(0)
     field, camera = TriPlaneField(resolution=32, blob_density=60), Cameras.at(10, 75, 3.1, 40)

@@ -63,6 +63,14 @@ def test_first_weights_share_w0_so_that_the_weighted_norms_add_up_for_each_sampl
     assert not torch.allclose(rule.weights[1, 0], rule.weights[1, 1])
 
 
+@pytest.mark.parametrize("explicit", [[], [1.25], [1.25, 4.0]])
+def test_w0_is_shared_by_the_terms_without_a_weight_alone(z_t, explicit):
+    others = [Term(Linear(3.0), weight=w) for w in explicit]
+    rule = MultiGuidance(Term(Linear(1.0)), [Term(Linear(0.5)), *others, Term(Linear(2.0))], guidance_scale=6.0)
+    rule(z_t, T)
+    assert torch.allclose(rule.weights[:, 0], torch.tensor([3 / 0.5, *explicit, 3 / 2.0]))
+
+
 def test_weights_are_taken_at_the_first_call_and_held_and_explicit_ones_override(z_t):
     prior = Linear(1.0)
     rule = MultiGuidance(Term(prior, context(0.0)), [Term(prior, context(0.8)), Term(Linear(0.5), weight=1.25)])
@@ -124,6 +132,14 @@ def test_outside_its_interval_guidance_is_the_conditional_prediction(z_t):
     assert torch.allclose(rule(z_t, 100), z_t + 6 * -0.5 * z_t + 2 * z_t, atol=1e-5)
 
 
+@pytest.mark.parametrize("given, outside", [((3.0, -2.9), (1, 0)), ((-1.0, -2.0), (0, 0)), ((0.3, 0.2), (0.3, 0.2)), ((2.0, -1.0), (1, 0))])
+def test_outside_its_interval_no_weight_grows_or_is_negative(z_t, given, outside):
+    terms = [Term(Linear(gain), weight=w) for gain, w in zip((0.5, 2.0), given)]
+    rule = MultiGuidance(Term(Linear(1.0)), terms, guidance_interval=(0.5, 1.0))
+    assert torch.allclose(rule(z_t, 900), (1 - 0.5 * outside[0] + outside[1]) * z_t, atol=1e-6)
+    assert torch.allclose(rule(z_t, 100), (1 - 0.5 * given[0] + given[1]) * z_t, atol=1e-5)
+
+
 def test_first_weights_are_taken_even_where_guidance_is_not_yet_on(z_t):
     make = lambda interval: MultiGuidance(Term(Linear(1.0)), [Term(Linear(0.5)), Term(Linear(2.0))], guidance_interval=interval)
     late, always = make((0.5, 1.0)), make((0.0, 1.0))
@@ -162,6 +178,19 @@ def test_a_network_that_predicts_v_is_turned_into_eps(z_t):
     noisy, v = a.sqrt() * z_t + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * z_t
     network = lambda z, t: SimpleNamespace(sample=v)
     assert torch.allclose(MultiGuidance(Term(network, alphas_cumprod=alphas_cumprod), [])(noisy, T), noise, atol=1e-5)
+
+
+@pytest.mark.parametrize("prior_predicts_v", [False, True])
+def test_networks_that_predict_eps_and_v_mix(z_t, prior_predicts_v):
+    alphas_cumprod, eps_0, eps_1 = torch.linspace(0.999, 0.01, 1000), torch.randn_like(z_t), torch.randn_like(z_t)
+    a = alphas_cumprod[T].view(-1, 1, 1, 1)
+    v = lambda eps: (eps - (1 - a).sqrt() * z_t) / a.sqrt()
+    says_eps = lambda eps, weight=None: Term(lambda z, t: SimpleNamespace(sample=eps), weight=weight)
+    says_v = lambda eps, weight=None: Term(lambda z, t: SimpleNamespace(sample=v(eps)), weight=weight, alphas_cumprod=alphas_cumprod)
+    first, second = (says_v, says_eps) if prior_predicts_v else (says_eps, says_v)
+    rule, eps_hat = MultiGuidance(first(eps_0), [second(eps_1, 3.0)]), eps_0 + 3.0 * (eps_1 - eps_0)
+    assert torch.allclose(rule(z_t, T), eps_hat, atol=1e-4)
+    assert torch.allclose(rule.prediction(z_t, T, alphas_cumprod), v(eps_hat), atol=1e-4)
 
 
 def test_perp_neg_avoids_a_context_only_as_far_as_it_lies_across_the_prompt(z_t):

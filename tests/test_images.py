@@ -46,12 +46,13 @@ def test_a_palette_with_transparency_is_white_too(tmp_path):
     assert torch.allclose(read(tmp_path), torch.ones(1))
 
 
-def test_grey_of_8_and_16_bits_agree(tmp_path):
+def test_grey_of_8_and_16_bits_and_floats_agree(tmp_path):
     ramp = np.tile(np.linspace(0, 255, 80).astype(np.uint8), (80, 1))
     Image.fromarray(ramp).save(tmp_path / "a.png")
     Image.fromarray(ramp.astype(np.uint16) * 257).save(tmp_path / "b.png")
-    a, b = read(tmp_path)
-    assert torch.allclose(a, b, atol=0.02) and a.std() > 0.4
+    Image.fromarray(ramp.astype(np.float32) / 255).save(tmp_path / "c.tiff")
+    a, b, c = read(tmp_path)
+    assert torch.allclose(a, b, atol=0.02) and torch.allclose(a, c, atol=0.02) and a.std() > 0.4
 
 
 def test_a_dark_16_bit_picture_stays_dark(tmp_path):
@@ -104,6 +105,17 @@ def test_a_folder_is_read_as_it_is_walked_through(tmp_path, monkeypatch):
     next(pictures)
     assert listed == [tmp_path.name, "a"]
     assert len(list(pictures)) == 2 and listed == [tmp_path.name, "a", "b", "c"]
+
+
+def test_links_to_folders_are_followed_and_none_round_in_a_circle(tmp_path):
+    for name in ("data", "elsewhere/deep"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / name / "0.png")
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "data")
+    (tmp_path / "elsewhere" / "self").symlink_to(tmp_path / "elsewhere" / "self")
+    names = [name for name, _ in Pictures(tmp_path / "data", SIZE).files()]
+    assert names == [str(tmp_path / "data" / name) for name in ("0.png", "linked/deep/0.png")]
 
 
 def test_tar_shards_give_their_pictures_and_leave_what_is_beside_them(tmp_path, caplog):

@@ -1,7 +1,9 @@
 """The kiln: its world is what the captions say, and its firing goes on where it was."""
 
 import json
+import runpy
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +12,11 @@ import torch
 from PIL import Image
 
 from core.errors import UserError
-from core.kiln import controlnet, data, glazes, judge, shapes
+from core.kiln import autoencoder, controlnet, data, fire, glazes, judge, shapes
 from core.kiln.clip import caption_corpus, new_tokenizer
-from core.kiln.loop import fit
+from core.kiln.loop import digest, fit
 from core.kiln.prior import denoising_loss, new_scheduler
+from tests.test_fire import made_up_views
 
 from .conftest import tiny_pipeline
 
@@ -83,7 +86,7 @@ def test_held_out_objects_are_never_trained_on(tmp_path):
     assert {r["object"] for r in train.records} == {1, 21} and {r["object"] for r in test.records} == {0, 20}
 
 
-def test_training_stopped_or_killed_and_resumed_is_the_same_training(tmp_path):
+def test_training_stopped_or_killed_and_resumed_is_the_same_training(tmp_path, caplog):
     class Killed(Exception):
         pass
 
@@ -104,10 +107,55 @@ def test_training_stopped_or_killed_and_resumed_is_the_same_training(tmp_path):
 
     with pytest.raises(KeyboardInterrupt, match="broken stopped after step 4 of 12.*run the same command again"):
         train(tmp_path / "broken", 3, lambda: signal.raise_signal(signal.SIGINT), seconds=1000)
+    assert "after this step; press Ctrl-C again" in caplog.text
     with pytest.raises(Killed):
         train(tmp_path / "broken", 8, kill)
     assert torch.equal(train(tmp_path / "whole"), train(tmp_path / "broken"))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_training_begun_on_other_data_or_models_starts_anew(tmp_path):
+    def train(start=0.0, data="a"):
+        model, steps = torch.nn.Linear(3, 3), []
+        torch.nn.init.constant_(model.weight, start)
+        torch.nn.init.zeros_(model.bias)
+        loss = lambda step: steps.append(step) or {"loss": model(torch.ones(1, 3)).square().mean()}
+        fit(model, loss, 4, 1e-2, tmp_path, made_from=digest(np.arange(9), torch.ones(2), {"of": data}), quiet=True)
+        return len(steps)
+
+    assert [train(), train(), train(data="b"), train(data="b"), train(1.0, "b")] == [4, 0, 4, 0, 4]
+
+
+def test_what_the_firing_keeps_is_of_the_views_and_the_autoencoder_that_are_there(tmp_path, monkeypatch):
+    kiln, vae, encoded = fire.Kiln(tmp_path, "cpu", weights=tmp_path), torch.nn.Linear(1, 1), []
+    vae.config = SimpleNamespace(scaling_factor=1.0)
+    monkeypatch.setattr(kiln, "load_vae", lambda: vae)
+    monkeypatch.setattr(autoencoder, "encode_all", lambda vae, images, device: encoded.append(1) or torch.ones(len(images)))
+    for world in fire.OBJECTS:
+        made_up_views(tmp_path / "data" / world, world)
+    kiln.latents()
+    assert len(kiln.latents()) == 2 * len(kiln.views("base").images) and len(encoded) == 2
+    torch.nn.init.ones_(vae.weight)
+    kiln.latents()
+    assert len(encoded) == 4
+    before = (kiln.porcelain_folder() / "00000.png").read_bytes()
+    time = (kiln.porcelain_folder() / "00000.png").stat().st_mtime_ns
+    assert (kiln.porcelain_folder() / "00000.png").stat().st_mtime_ns == time
+    np.save(tmp_path / "data" / "porcelain" / "shard-0000.npy", 255 - np.load(tmp_path / "data" / "porcelain" / "shard-0000.npy"))
+    assert (kiln.porcelain_folder() / "00000.png").read_bytes() != before
+
+
+@pytest.mark.parametrize("scale", ["0", "-1", "nan", "inf"])
+def test_a_scale_that_trains_nothing_is_refused_and_weights_can_go_elsewhere(scale, tmp_path, monkeypatch):
+    script = runpy.run_path(Path(__file__).parent.parent / "scripts" / "fire_kiln.py")
+    fired = []
+    monkeypatch.setattr(fire.Kiln, "data", lambda kiln: fired.append(kiln.weights))
+    monkeypatch.setattr("sys.argv", ["fire_kiln.py", "data", "--scale", "0.1", "--weights", str(tmp_path)])
+    script["main"]()
+    assert fired == [tmp_path]
+    monkeypatch.setattr("sys.argv", ["fire_kiln.py", "data", f"--scale={scale}"])
+    with pytest.raises(UserError, match="--scale is"):
+        script["main"]()
 
 
 def test_a_judge_that_was_not_trained_is_named_with_the_way_to_it(tmp_path):

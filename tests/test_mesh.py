@@ -45,6 +45,15 @@ def test_one_closed_component_without_hollows_or_crumbs():
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * RADII.prod().item(), rel=0.05)  # positive: outward winding
 
 
+def test_a_speck_that_smoothing_takes_away_is_one_clear_line():
+    class Speck(Egg):
+        def density(self, x, planes=None):
+            return 20.0 * ((x - 1 / 31).norm(dim=-1) < 0.03)  # one of the 32^3 points
+
+    with pytest.raises(ValueError, match="all but empty"):
+        extract(Speck(), resolution=32)
+
+
 def test_surface_is_where_the_field_has_it():
     mesh = extract(Egg(), resolution=64, threshold=20.0)
     q = np.linalg.norm((mesh.vertices - CENTRE.numpy()) / RADII.numpy(), axis=1)

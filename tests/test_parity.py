@@ -20,10 +20,11 @@ from .conftest import tiny_controlnet, tiny_pipeline
 BATCH = dict(prompt=["a blue vase", "a jar"], num_images_per_prompt=2, num_inference_steps=5, output_type="pt")
 
 
-@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction", "zero_snr"])
 def folder(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    tiny_pipeline(prediction_type=request.param).save_pretrained(folder)
+    """A prior that predicts eps or v, or v down to a terminal SNR of zero."""
+    folder, zero = tmp_path_factory.mktemp(request.param), request.param == "zero_snr"
+    tiny_pipeline(prediction_type="v_prediction" if zero else request.param, rescale_betas_zero_snr=zero).save_pretrained(folder)
     return folder
 
 
@@ -31,6 +32,8 @@ def folder(request, tmp_path_factory):
 def pipes(request, folder):
     """Ours, and a maker of theirs with the same models."""
     kind, spacing = request.param
+    if "zero_snr" in folder.name:
+        spacing = "trailing"  # from the terminal step on
     new_scheduler = lambda: kind.from_pretrained(folder, subfolder="scheduler", timestep_spacing=spacing)
     ours = InDomainPipeline.from_pretrained(folder, scheduler=new_scheduler())
     ours.set_progress_bar_config(disable=True)

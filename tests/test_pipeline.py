@@ -72,6 +72,19 @@ def test_the_pipelines_own_interval_is_taken_where_there_is_a_domain(pipe):
     assert torch.equal(draw(pipe, "a vase"), draw(pipe, "a vase", guidance_interval=(0.0, 1.0)))
 
 
+def test_the_pipelines_own_weights_are_taken_for_a_prompt_in_a_domain_and_none_are_given(pipe):
+    pipe.register_to_config(domain_scale=(2.0, 4.0), control_scale=(5.0, 3.0))
+    own = draw(pipe, "a vase", domain_scale=[2.0, 4.0], control_scale=[5.0, 3.0])
+    assert torch.equal(draw(pipe, "a vase"), own)
+    pipe.register_to_config(domain_scale=None, control_scale=None)
+    first_weights = draw(pipe, "a vase")  # Sec. 3.4's
+    assert not torch.equal(first_weights, own)
+    pipe.register_to_config(domain_scale=(2.0, 4.0), control_scale=(5.0, 3.0))
+    assert torch.equal(draw(pipe, "a vase", guidance_scale=pipe.config.guidance_scale), first_weights)
+    pipe.set_domain(None)
+    draw(pipe, "a vase")
+
+
 def test_the_predictor_is_eq_3_over_prior_and_domain(pipe):
     z_t, t = torch.randn(2, 4, 8, 8), torch.tensor([100, 800])
     with torch.no_grad():
@@ -95,6 +108,19 @@ def test_what_was_cut_off_a_long_prompt_is_said(prior, caplog):
     assert not caplog.text
     prior.encode_prompt(["aaaaaaaaaaaaaaaazz"])
     assert "zz" in caplog.text and "14 tokens" in caplog.text
+
+
+def test_a_prompt_for_several_images_is_encoded_and_said_to_be_cut_once(prior, caplog):
+    called = []
+    prior.text_encoder.register_forward_hook(lambda encoder, inputs, kwargs, out: called.append(len(out[0])), with_kwargs=True)
+    features = prior.encode_prompt(["a jar", "aaaaaaaaaaaaaaaazz"] * 4)
+    assert called == [2] and caplog.text.count("cut off") == 1
+    assert torch.allclose(features, torch.cat([prior.encode_prompt([p]) for p in ["a jar", "aaaaaaaaaaaaaaaazz"] * 4]), atol=1e-6)
+
+
+def test_loading_warns_of_nothing(tiny_sd, caplog):
+    load(tiny_sd)
+    assert not [record for record in caplog.records if record.name.startswith(("core", "diffusers"))]
 
 
 def test_saved_and_loaded_pipelines_sample_alike(pipe, tmp_path):
@@ -199,16 +225,53 @@ def test_images_take_the_size_of_what_their_controls_read(prior):
     (dict(prompt="a", mask_image=PICTURE), "no image"), (dict(prompt="a", image=PICTURE, mask_image=torch.zeros(1, 1, 8, 8)), "mask is 8 x 8"),
     (dict(prompt="a", image=torch.zeros(3, 3, 16, 16)), "3 pictures"),
     (dict(prompt="a", num_inference_steps=0), "num_inference_steps is 0"), (dict(prompt=["a", "b"], negative_prompt=["c"]), "negative_prompt"),
+    (dict(prompt=[]), r"prompt is \[\]"), (dict(prompt="a", num_images_per_prompt=0), "num_images_per_prompt is 0"),
+    (dict(prompt="a", generator=[torch.Generator()] * 2), "generator is a list of 2 for 1 images"),
+    (dict(prompt=["a", "b"], latents=torch.zeros(1, 4, 8, 8)), r"latents are \(1, 4, 8, 8\), not \(2, 4, 8, 8\)"),
+    (dict(prompt="a", latents=torch.zeros(1, 4, 8, 8), height=32), r"not \(1, 4, 16, 8\)"),
+    (dict(prompt="a", latents=torch.zeros(4)), "latents are"),
+    (dict(prompt="a", prompt_embeds=None), "no argument 'prompt_embeds'"), (dict(prompt="a", timesteps=[1]), "no argument 'timesteps'"),
+    (dict(prompt="a", domain_scales=1), "'domain_scales': did you mean 'domain_scale'"),
+    (dict(num_inference_step=9), "did you mean 'num_inference_steps'"),
 ])
 def test_what_a_user_did_wrong_is_said(prior, wrong, said):
     with pytest.raises(UserError, match=said):
         prior(**wrong)
 
 
+@pytest.mark.parametrize("given, said", [
+    (dict(prompt="a", domain_scale=2.0), "domain_scale is 2.0 but there is no domain"),
+    (dict(control_scale=0.0), "control_scale is 0.0 .* no prompt"),
+])
+def test_a_scale_of_what_is_not_there_is_said(prior, given, said):
+    with pytest.raises(UserError, match=said):
+        prior(**given)
+
+
+def test_an_unknown_domain_is_said_before_the_prior_is_loaded(monkeypatch):
+    monkeypatch.setattr(InDomainPipeline, "load_config", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(UserError, match="unknown domain 'porcelan': did you mean 'porcelain'"):
+        InDomainPipeline.from_pretrained("sd15", domain="porcelan")
+
+
+def test_latents_set_the_size_of_the_images(prior):
+    latents = torch.randn(2, 4, 10, 8, generator=torch.Generator().manual_seed(0))
+    assert draw(prior, ["a", "b"], seeds(0, 1), latents=latents).shape == (2, 3, 20, 16)
+
+
+def test_a_controlnet_of_another_precision_takes_the_priors(prior):
+    net, picture = tiny_controlnet(prior.unet), torch.rand(1, 3, 16, 16)
+    expected = draw(prior, "a vase", controls=[prior.control(net, picture)])
+    assert (draw(prior, "a vase", controls=[prior.control(net.to(torch.bfloat16), picture)]) - expected).abs().max() < 0.1
+    assert net.dtype == prior.unet.dtype
+
+
 def test_conditions_that_do_not_fit_are_said(prior, tiny_sd, tmp_path):
     net = tiny_controlnet(prior.unet)
     for wrong, said in [
         (lambda: prior.control(tiny_sd / "unet", PICTURE), "holds a UNet2DConditionModel"), (lambda: prior.control(tmp_path, PICTURE), "no usable model"),
+        (lambda: prior.control(tiny_controlnet(tiny_unet(cross_attention_dim=32)), PICTURE), "another prior .cross_attention_dim is 32"),
+        (lambda: prior.control(prior.unet, PICTURE), "a UNet2DConditionModel is no ControlNet"),
         (lambda: prior.control(net, PICTURE, 1.0, 0.5, 0.5), "0.5 to 0.5"), (lambda: prior.control(net, PICTURE, 1.0, 0.0, 2.0), "_end: 0.0 to 2.0"),
         (lambda: prior("a", controls=[prior.control(net, PICTURE)], height=32), "16 x 16 px, the image 16 x 32"),
         (lambda: prior("a", controls=[prior.control(net, torch.zeros(3, 3, 16, 16))]), "3 control pictures"),
@@ -224,9 +287,14 @@ def test_conditions_that_do_not_fit_are_said(prior, tiny_sd, tmp_path):
 def test_the_kiln_loads_and_folds_exactly(kiln_weights, domain):
     pipe = load("kiln", domain=domain)
     z_t, t, feature = torch.randn(pipe.latent_shape(2)), torch.tensor([50, 900]), torch.randn(1, 1, pipe.unet.config.cross_attention_dim)
+    folded = NullTextUNet.from_prior(pipe.unet, feature)
     with torch.no_grad():
-        difference = NullTextUNet.from_prior(pipe.unet, feature)(z_t, t).sample - pipe.unet(z_t, t, feature.expand(2, -1, -1)).sample
-    assert difference.abs().max() <= 1e-5
+        assert (folded(z_t, t).sample - pipe.unet(z_t, t, feature.expand(2, -1, -1)).sample).abs().max() <= 1e-5
+        if domain is not None:
+            eps_d = pipe.domain_unet(z_t, t).sample
+            assert 0.1 < eps_d.norm() / pipe.unet(z_t, t, pipe.encode_prompt(["a vase"] * 2)).sample.norm() < 10
+            assert torch.equal(pipe.noise_predictor(None, batch=2, domain_scale=1.0)(z_t, t), eps_d)
+            assert (eps_d - folded(z_t, t).sample).norm() > 1
 
 
 @pytest.mark.parametrize("stop, raised", [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "No space left on device"), UserError)])
@@ -244,4 +312,4 @@ def test_pictures_that_are_done_are_kept_when_sampling_is_stopped(stop, raised, 
     monkeypatch.setattr(sys, "argv", command.split())
     with pytest.raises(raised, match="4 of 5 images are in"):
         sample_module.main()
-    assert sorted(file.name for file in tmp_path.iterdir()) == [f"{seed:05d}.png" for seed in (7, 8, 9, 10)]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [*(f"{seed:05d}.png" for seed in (7, 8, 9, 10)), "settings.json"]

@@ -17,7 +17,7 @@ from core.errors import EXIT_INTERRUPTED, EXIT_USER, UserError, run_cli
 from core.presets import PRESETS, WEIGHTS, Preset, find_preset, wanted
 from core.progress import hide_loading_bars
 
-from .conftest import tiny_controlnet
+from .conftest import tiny_controlnet, tiny_scheduler, tiny_unet
 
 
 def test_a_known_preset_and_an_unknown_one():
@@ -34,10 +34,21 @@ def test_a_folder_or_hub_id_stands_in_for_the_prior(tmp_path):
 def test_models_that_cannot_be_had_are_named_with_the_way_to_get_them(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="unet, vae.*stable-diffusion-v1-5/stable-diffusion-v1-5.*hf download") as error:
-        InDomainPipeline.from_pretrained("sd15", cache_dir=tmp_path)
+        InDomainPipeline.from_pretrained(pretrained_model_name_or_path="sd15", cache_dir=tmp_path)
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="no usable model folder"):
         InDomainPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("changes, said", [
+    (dict(addition_embed_type="text", addition_embed_type_num_heads=4), r"a condition besides text \(addition_embed_type\)"),
+    (dict(in_channels=9), "takes 9 channels, not the latents' 4"), (dict(cross_attention_dim=32), "width 32, .* 24 wide"),
+    ("sample", "it predicts 'sample'"),
+])
+def test_priors_that_the_rule_cannot_work_with_are_refused(tiny_sd, changes, said):
+    parts = {"scheduler": tiny_scheduler(prediction_type=changes)} if changes == "sample" else {"unet": tiny_unet(**changes)}
+    with pytest.raises(UserError, match=f"'{tiny_sd}' cannot be a prior: .*{said}"):
+        InDomainPipeline.from_pretrained(tiny_sd, **parts)
 
 
 def test_an_unfired_kiln_is_said_to_be_one(monkeypatch):
@@ -115,6 +126,8 @@ def test_a_checkpoint_on_a_full_disk_is_said_so_and_the_one_before_is_kept(size,
     (UserError("the prompt is empty"), EXIT_USER, "error: the prompt is empty"), (KeyboardInterrupt("stopped at 3"), EXIT_INTERRUPTED, "stopped at 3"),
     (OSError(28, "No space left on device"), EXIT_USER, "disk is full"), (PermissionError(13, "Permission denied", "/root/x"), EXIT_USER, "/root/x"),
     (FileExistsError(17, "File exists", "out"), EXIT_USER, "--out"),
+    (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee"), EXIT_USER, "out of memory: compute less"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), EXIT_USER, "out of memory"), (MemoryError(), EXIT_USER, "out of memory"),
 ])
 def test_command_lines_end_in_one_line_and_a_code(error, code, said, capsys):
     def main():

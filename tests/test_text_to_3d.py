@@ -1,8 +1,12 @@
 """The whole chain with small stand-in models: a painter for the pipeline, an oracle for the scores."""
 
+import contextlib
 import json
 import os
+import runpy
+import shutil
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,11 +19,12 @@ from safetensors.torch import save_file
 import ingen3d.optimise as optimise_module
 from core.errors import UserError
 from core.presets import find_preset
-from ingen3d import stages, text_to_3d
+from ingen3d import pipeline, stages, text_to_3d
 from ingen3d.foreground import foreground, frame
 from ingen3d.run_folder import RunFolder, choose_folder, models_fingerprint
 from ingen3d.settings import load_settings
 from tests.test_field_render import picture_of_ball
+from tests.test_fire import made_up_views
 
 SMALL = {
     "field": {"resolution": 32, "features": 4, "levels": 2, "hidden": 16},
@@ -62,8 +67,8 @@ class FakeModels:
             scheduler=scheduler,
             noise_predictor=lambda condition, cameras, guidance_scale: towards(shrink(ball_image(cameras, 64))),
         )
-        self.pipe = SimpleNamespace(encode_images=shrink, scheduler=scheduler, compose=lambda prompt: prompt)
-        self.pipe.noise_predictor = lambda prompt, guidance_scale: towards(
+        self.pipe = SimpleNamespace(encode_images=shrink, scheduler=scheduler)
+        self.pipe.noise_predictor = lambda prompt: towards(
             torch.tensor([-1.0, -1.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
         )
 
@@ -89,6 +94,20 @@ def make(picture, out, **kwargs):
         device="cpu",
         **kwargs,
     )
+
+
+def test_refinements_guidance_goes_from_its_first_to_its_last_value(picture, tmp_path):
+    models, used = FakeModels(), []
+    towards_blue = models.pipe.noise_predictor("")
+
+    def rule(z_t, t):
+        used.append(rule.guidance_scale)
+        return towards_blue(z_t, t)
+
+    models.pipe.noise_predictor = lambda prompt: rule
+    guided = {"guidance_scale": 8.0, "guidance_end": 4.0, "steps": 4}
+    make(picture, tmp_path, models=models, overrides={"refine": SMALL["refine"] | guided})
+    assert used == [8.0, 7.0, 6.0, 5.0]
 
 
 def test_a_run_leaves_a_textured_mesh_a_turntable_and_a_record(picture, tmp_path):
@@ -118,12 +137,96 @@ def test_finished_stages_are_reused_and_only_what_changed_is_made_again(picture,
     assert changed == {"refine/field.safetensors", "mesh.glb"}
 
 
+def test_other_views_cost_no_optimisation(picture, tmp_path):
+    run = make(picture, tmp_path)
+    before = {stage: (run.folder / stage / "field.safetensors").stat().st_mtime_ns for stage in ("init", "refine")}
+    make(picture, tmp_path, overrides={"turntable": SMALL["turntable"] | {"views": 3, "size": 16}})
+    for stage, time in before.items():
+        assert {Image.open(file).size for file in (run.folder / stage / "views").iterdir()} == {(16, 16)}
+        assert len(list((run.folder / stage / "views").iterdir())) == 3 and Image.open(run.folder / stage / "views.png").size == (48, 16)
+        assert (run.folder / stage / "field.safetensors").stat().st_mtime_ns == time
+    assert list(json.loads((run.folder / "run.json").read_text())["stages"]) == ["image", "init", "init/views", "refine", "refine/views", "mesh"]
+
+
+def evaluate(monkeypatch, data, *given):
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, given)])
+    monkeypatch.setattr("core.kiln.fire.CACHE", data)
+    runpy.run_path(Path(__file__).parent.parent / "scripts" / "evaluate.py")["main"]()
+
+
+def test_a_run_is_judged_by_its_own_domain(kiln_weights, picture, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torchmetrics")
+    made_up_views(tmp_path / "data" / "porcelain", "porcelain")
+    folder = make(picture, tmp_path).folder
+    evaluate(monkeypatch, tmp_path, "run", "--folder", folder)
+    measured = json.loads(capsys.readouterr().out)["run"]
+    assert len(measured["refine_classes"]) == 2 and measured["init_kid"] != measured["refine_kid"] and measured["texture_size"] == 256
+    trimesh.creation.box().export(folder / "mesh.glb")
+    with pytest.raises(UserError, match="mesh.glb' has no texture"):
+        evaluate(monkeypatch, tmp_path, "run", "--folder", folder)
+    record = json.loads((folder / "run.json").read_text())
+    for change, message in (({"domain": None}, "without a domain"), ({"domain": "faces"}, "faces holds no rendered views"), ({"metrics": ...}, "again")):
+        (folder / "run.json").write_text(json.dumps({k: v for k, v in (record | change).items() if v is not ...}))
+        with pytest.raises(UserError, match=message):
+            evaluate(monkeypatch, tmp_path, "run", "--folder", folder)
+    (folder / "mesh.glb").unlink()
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="did not come from a prompt to a mesh"):
+        evaluate(monkeypatch, tmp_path, "run", "--folder", folder)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("prior --seeds 0", "--seeds is 0"),
+        ("domain --images 1", "--images 1"),
+        ("domain --domain porcelan", "did you mean 'porcelain'"),
+        ("run", "no run folder"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_clear_line(given, message, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=message):
+        evaluate(monkeypatch, tmp_path, *given.split())
+
+
 def test_a_domain_trained_anew_is_used(picture, tmp_path):
     first, models = make(picture, tmp_path), FakeModels()
     before = (first.folder / "init" / "field.safetensors").stat().st_mtime_ns
     models.fingerprint = "second"
     again = make(picture, tmp_path, models=models)
     assert again.folder == first.folder and (again.folder / "init" / "field.safetensors").stat().st_mtime_ns > before
+
+
+def test_models_of_other_domains_have_other_fingerprints_and_another_priors_domain_is_refused(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "unet").mkdir(parents=True)
+        (tmp_path / name / "domain.json").write_text(json.dumps(dict(name="mine", phrase="{prompt}", prior="kiln", resolution=128)))
+        save_file({"x": torch.full((9,), float(name == "a"))}, tmp_path / name / "unet" / "model.safetensors")
+    prints = [pipeline.Models("kiln", folder, "cpu").fingerprint for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "a", None)]
+    assert prints[0] == prints[2] and len(set(prints)) == 3
+    with pytest.raises(UserError, match="'mine' was trained on the prior of --preset kiln, not on sd15's"):
+        text_to_3d("a vase", domain=tmp_path / "a", preset="sd15", out=tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kilns_own_models_go_from_a_prompt_to_a_mesh(kiln_weights, tmp_path, monkeypatch, dtype):
+    """In half precision, as on a GPU, too: then scores are still taken in full precision."""
+    seen, real = [], stages.sds
+    monkeypatch.setattr(stages, "sds", lambda latents, *args: seen.append(latents.dtype) or real(latents, *args))
+    monkeypatch.setattr(pipeline, "default_dtype", lambda device: dtype)
+    overrides = SMALL | {"image": {"num_inference_steps": 8}, "mesh": {"resolution": 32, "texture_size": 64}}
+    models = pipeline.Models("kiln", "porcelain", "cpu")
+    run = text_to_3d("a vase", models=models, steps=2, out=tmp_path, overrides=overrides, device="cpu", quiet=True)
+    assert run.metrics["mesh_faces"] > 100 and (run.folder / "source.png").is_file() and 0.02 < run.metrics["image_foreground"] < 0.9
+    assert seen == [torch.float32] * 4 and {module.dtype for module in (models.pipe.unet, models.pipe.vae, models.pipe.domain_unet)} == {dtype}
+    assert "zero123" not in vars(models), "after the first field there is no need of it"
+
+
+def test_the_view_that_a_prompt_names_is_counted_from_the_reference():
+    from ingen3d.cameras import Cameras
+
+    views = [stages.view_phrase(Cameras.at(20, azimuth, 3.2, 40), 90.0) for azimuth in (80, 180, 280, 359)]
+    assert views == [", front view", ", side view", ", back view", ", side view"]
 
 
 def test_a_model_is_known_by_its_weights_and_a_hub_id_by_its_name(tmp_path):
@@ -134,18 +237,107 @@ def test_a_model_is_known_by_its_weights_and_a_hub_id_by_its_name(tmp_path):
     save_file({"x": torch.ones(200_000)}, tmp_path / "b" / "unet" / "model.safetensors")
     assert same and models_fingerprint(tmp_path / "a") != models_fingerprint(tmp_path / "b")
     assert models_fingerprint("owner/a") != models_fingerprint("owner/b")
+    before = models_fingerprint(tmp_path / "a")
+    torch.save({"x": torch.ones(9)}, tmp_path / "a" / "unet" / "diffusion_pytorch_model.bin")  # all that zero123-xl has
+    assert models_fingerprint(tmp_path / "a") != before
 
 
 def test_runs_from_other_pictures_or_presets_do_not_share_a_folder(tmp_path):
     mine, other = ({"prompt": "a ball", "preset": "kiln", "image_sha256": x} for x in ("1", "2"))
-    path = choose_folder(tmp_path / "a-ball-0", mine)
-    for made_from, folder in ((mine, path), (other, choose_folder(path, other))):
-        RunFolder(folder).record.update(made_from)
+    path = tmp_path / "a-ball-0"
+    for made_from in (mine, other):
         run = RunFolder(choose_folder(path, made_from))
-        run.record |= made_from
-        run.write_record()
-    assert choose_folder(path, mine) == path == tmp_path / "a-ball-0"
+        run.describe(**made_from)
+        run.begin("image", "mark")
+        run.end("image", "mark", as_folder=False)
+    assert choose_folder(path, mine) == path and path.exists()
     assert choose_folder(path, other).name.startswith("a-ball-0-") and choose_folder(path, other).exists()
+
+
+def test_a_run_that_failed_at_once_does_not_take_the_folder(picture, tmp_path):
+    Image.new("RGBA", (64, 64)).save(tmp_path / "empty.png")
+    with pytest.raises(UserError, match="transparent"):
+        make(tmp_path / "empty.png", tmp_path)
+    run = make(picture, tmp_path)
+    assert run.folder.name == "a-ball-0" and not list(run.folder.glob("*.partial"))
+
+
+@pytest.mark.parametrize("record", ["[1]", "3", '{"stages": '])
+def test_a_run_json_that_is_none_is_begun_anew(tmp_path, record):
+    (tmp_path / "run.json").write_text(record)
+    assert choose_folder(tmp_path, {"prompt": "a ball"}) == tmp_path and RunFolder(tmp_path).record == {"stages": {}}
+
+
+@pytest.mark.parametrize("module, name", [(os, "replace"), (shutil, "rmtree"), (Path, "replace"), (Path, "unlink"), (Path, "write_text")])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("call", range(2))
+def test_a_run_killed_while_a_stage_ends_has_no_stage_on_record_that_its_files_are_not_of(tmp_path, monkeypatch, module, name, after, call):
+    """Killed before or after the n-th change of a file: then all is finished as asked, or what is on record is of the old settings."""
+    run = RunFolder(tmp_path)
+    for stage in ("init", "refine"):
+        (run.begin(stage, "old") / "field").write_text("old")
+        run.end(stage, "old", as_folder=True)
+    partial, real, calls = run.begin("init", "new"), getattr(module, name), []
+    (partial / "field").write_text("new")
+    (partial / "checkpoint.pt").write_text("new")
+
+    def killed(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call + 1 and not after:
+            raise SystemError
+        result = real(*args, **kwargs)
+        if len(calls) == call + 1:
+            raise SystemError
+        return result
+
+    with monkeypatch.context() as patch, contextlib.suppress(SystemError):
+        patch.setattr(module, name, killed)
+        run.end("init", "new", as_folder=True)
+    run = RunFolder(tmp_path)
+    for mark in ("old", "new"):
+        assert not run.finished("init", mark) or (tmp_path / "init" / "field").read_text() == mark
+    assert not (run.finished("init", "new") and "refine" in run.record["stages"]), "what was made from the old stage is forgotten with it"
+    if not run.finished("init", "new"):
+        assert {"field", "checkpoint.pt"} <= {file.name for file in run.begin("init", "new").iterdir()}, "the work is kept"
+
+
+def test_a_mark_cut_short_does_not_cost_the_work(tmp_path, monkeypatch):
+    (RunFolder(tmp_path).begin("init", "mark") / "checkpoint.pt").write_text("")
+
+    def cut(path, text):
+        path.open("w").close()
+        raise SystemError
+
+    with monkeypatch.context() as patch, pytest.raises(SystemError):
+        patch.setattr(Path, "write_text", cut)
+        RunFolder(tmp_path).begin("init", "mark")
+    assert (RunFolder(tmp_path).begin("init", "mark") / "checkpoint.pt").exists()
+
+
+def test_a_run_stopped_amid_other_settings_shows_no_metrics(picture, tmp_path, monkeypatch):
+    run = make(picture, tmp_path)
+    monkeypatch.setattr(pipeline, "refine", lambda *args: exec("raise KeyboardInterrupt"))
+    with pytest.raises(KeyboardInterrupt):
+        make(picture, tmp_path, overrides={"refine": SMALL["refine"] | {"sds": 0.05}})
+    assert "metrics" not in json.loads((run.folder / "run.json").read_text())
+
+
+@pytest.mark.parametrize("stage", ["init", "refine"])
+def test_a_stage_that_fails_at_its_views_keeps_its_optimisation(picture, tmp_path, monkeypatch, stage):
+    real, steps = torch.optim.Adam.step, []
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *args: steps.append(1) or real(self, *args))
+
+    def fail(field, grid, s, camera, n, *args):
+        if n == SMALL["turntable"]["views"] and len(steps) == {"init": 40, "refine": 48}[stage]:
+            raise OSError(28, "No space left on device")
+        return turntable(field, grid, s, camera, n, *args)
+
+    turntable = pipeline.turntable
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(pipeline, "turntable", fail)
+        make(picture, tmp_path)
+    make(picture, tmp_path)
+    assert len(steps) == 48, "no step is done twice"
 
 
 def test_the_seconds_of_an_interrupted_stage_add_up(tmp_path):
@@ -165,8 +357,29 @@ def test_a_large_picture_is_shrunk_before_its_object_is_sought(monkeypatch):
     sizes = []
     monkeypatch.setattr(stages, "foreground", lambda image: sizes.append(image.size) or foreground(image))
     image = Image.fromarray(disc((250, 250, 250), (40, 60, 200), size=64)[0]).resize((3000, 2000))
-    reference = stages.make_reference(image, load_settings("kiln"), 64, reframe=True, device="cpu")
-    assert sizes == [(1024, 683)] and image.size == (3000, 2000) and reference.mask.shape == (64, 64)
+    rgba = stages.framed(image, 64, fill=0.75)
+    assert sizes == [(1024, 683)] and image.size == (3000, 2000) and rgba.shape == (64, 64, 4)
+
+
+def image_stage(out, picture=None, models=None, **settings):
+    settings = load_settings("kiln", {"image": settings})
+    return pipeline.image_stage(RunFolder(out), models or FakeModels(), settings, picture, "a ball", 0, "cpu", {})[0]
+
+
+def test_an_object_that_fills_its_picture_stays_whole(tmp_path):
+    pixels = np.zeros((40, 40, 4), np.uint8)
+    pixels[5:35, 5:35] = 40, 60, 200, 255
+    pixels[15:25, 15:25, :3] = 250  # of two colours
+    reference = image_stage(tmp_path, Image.fromarray(pixels), fill=1.0)
+    assert reference.mask.shape == (64, 64) and reference.mask.min() > 0.5
+
+
+def test_a_sampled_picture_without_an_object_is_kept_and_the_advice_is_for_it(tmp_path):
+    models, grey = FakeModels(), Image.new("RGB", (64, 64), (90, 90, 90))
+    models.pipe = lambda prompt, **kwargs: SimpleNamespace(images=[grey])
+    with pytest.raises(UserError, match="source.png': try another --seed, a prompt such as 'a ball on a white background', or --image"):
+        image_stage(tmp_path, models=models)
+    assert Image.open(tmp_path / "image.partial" / "source.png").getpixel((0, 0)) == (90, 90, 90)
 
 
 @pytest.mark.parametrize("kill_at", [3, 20])
@@ -216,6 +429,20 @@ def test_an_empty_prompt_is_refused(prompt, tmp_path):
         text_to_3d(prompt, out=tmp_path, models=FakeModels())
 
 
+@pytest.mark.parametrize("seed", [-1, 2**62])
+def test_a_seed_that_no_generator_takes_is_refused(seed, picture, tmp_path):
+    with pytest.raises(UserError, match=f"the seed is {seed}: give 0 to"):
+        make(picture, tmp_path, seed=seed)
+
+
+@pytest.mark.parametrize("given", ["--image x.png", "--steps 3", "--seed 1", "--domain none", "--engine threestudio", "--threestudio-root x"])
+def test_what_a_checkpoint_leaves_no_choice_in_is_refused(given, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["text_to_3d.py", "--from-checkpoint", "field.safetensors", *given.split()])
+    script = runpy.run_path(Path(__file__).parent.parent / "scripts" / "text_to_3d.py")
+    with pytest.raises(UserError, match=f"{given.split()[0]} has no effect with --from-checkpoint"):
+        script["main"]()
+
+
 def test_an_output_folder_that_cannot_be_written_is_named(picture, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to .*file"):
@@ -234,6 +461,10 @@ def test_an_output_folder_that_cannot_be_written_is_named(picture, tmp_path):
         (["camera.reference_distance=0.5"], "camera.reference_distance"),
         (["mesh.texture_size=0"], "mesh.texture_size is 0"),
         (["field.resolution=100"], "multiple of 8"),
+        (["turntable.size=4096"], "turntable.size is 4096: give 16 to 2048"),
+        (["camera.distance_range={a: 1}"], "wrong value"),
+        (["camera.distance_range=[[1,2],3]"], "camera.distance_range is .*: give at least 1"),
+        (["init.guidance_scale=null"], "init.guidance_scale is None: give a number"),
         (["init.rgb=.nan"], "init.rgb is nan"),
         (["refine.t_end=[0.5,20]"], "refine.t_end.*0 to 1"),
         (["init.steps=[1"], "wrong value"),

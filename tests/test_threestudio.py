@@ -375,7 +375,25 @@ def test_the_engine_ends_with_a_run_folder_like_the_native_ones(threestudio, kil
 def test_a_launch_that_fails_ends_in_its_last_words(tmp_path, monkeypatch):
     monkeypatch.setattr(threestudio_engine, "START", "print('Loading ...'); import igloo")
     with pytest.raises(UserError, match="exit code 1: .*No module named 'igloo'; all it said is in '.*threestudio.log'"):
-        threestudio_engine.launch(OmegaConf.create(), tmp_path, tmp_path, seed=0, quiet=True)
+        threestudio_engine.launch(OmegaConf.create(), tmp_path, tmp_path, seed=0, quiet=True, device=torch.device("cuda"))
+
+
+def test_a_launch_sees_the_gpu_that_was_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(threestudio_engine, "START", "import os; raise SystemExit('sees ' + os.environ['CUDA_VISIBLE_DEVICES'])")
+    for ours, device, seen in ((None, "cuda", "0"), (None, "cuda:1", "1"), ("4,6", "cuda:1", "6"), ("4,6", "cuda", "4,6")):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if ours:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ours)
+        with pytest.raises(UserError, match=f"sees {seen};"):
+            threestudio_engine.launch(OmegaConf.create(), tmp_path, tmp_path, seed=0, quiet=True, device=torch.device(device))
+
+
+def test_a_training_that_has_ended_is_not_done_again(tmp_path):
+    last = tmp_path / "threestudio" / "ckpts" / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    last.touch()
+    assert threestudio_engine.launch(OmegaConf.create(), tmp_path, tmp_path, seed=0, quiet=True, device=torch.device("cpu")) == last and last.is_file()
+    assert threestudio_engine.last_losses(tmp_path / "threestudio") == {}
 
 
 def test_a_launch_finds_folders_that_were_named_from_where_it_does_not_run(tiny_sd, domain, monkeypatch):
@@ -405,6 +423,8 @@ def test_what_the_engine_lacks_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setattr(threestudio_engine, "NEEDED", ())
     with pytest.raises(UserError, match="'refine' has no effect on threestudio"):
         make(threestudio_root=tmp_path, overrides=["refine.steps=3"])
+    with pytest.raises(UserError, match="camera.reference_azimuth_deg is 30: with threestudio the front is at 0"):
+        make(threestudio_root=tmp_path, overrides=["camera.reference_azimuth_deg=30"], device="cpu")
     assert {path.name for path in tmp_path.iterdir()} == {"threestudio", "launch.py"}, "found out before anything is made"
 
 

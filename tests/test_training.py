@@ -1,5 +1,6 @@
 """Learning a domain: where it starts, that it learns, and that a killed run ends like one that was not."""
 
+import errno
 import inspect
 import logging
 import os
@@ -7,11 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -23,7 +26,7 @@ from core.presets import PRESETS
 from core.training import domain as domain_module
 from core.training.best import find_fid_features
 from core.training.data import Pictures, load_latents
-from core.training.domain import train_domain
+from core.training.domain import open_work, train_domain
 from core.training.fit import PRECISIONS, denoising_gradients, find_precision, min_snr_weight
 from core.training.text_feature import denoising_loss, draw, optimise_text_feature
 
@@ -58,7 +61,7 @@ def test_the_text_feature_lowers_the_loss_of_the_frozen_prior():
         return denoising_loss(predict, scheduler, latents.repeat(8, 1, 1, 1), torch.Generator().manual_seed(9))
 
     start = torch.randn(1, 1, 24)
-    feature = optimise_text_feature(unet, scheduler, latents, {"start": start}, steps=30, batch_size=8, learning_rate=0.1, quiet=True)
+    feature = optimise_text_feature(unet, scheduler, latents, {"start": start}, *FULL, steps=30, batch_size=8, learning_rate=0.1, quiet=True)
     assert feature.shape == (1, 1, 24) and not feature.requires_grad
     assert loss(feature) < loss(start)
     assert all(torch.equal(v, before[k]) for k, v in unet.state_dict().items())
@@ -68,8 +71,29 @@ def test_the_better_starting_feature_is_taken():
     torch.manual_seed(0)
     unet, scheduler, latents = tiny_unet(), tiny_scheduler(), torch.randn(8, 4, 8, 8)
     starts = {str(i): 3 * torch.randn(1, 1, 24) for i in range(2)}
-    taken = [optimise_text_feature(unet, scheduler, latents, dict(order), steps=0, quiet=True) for order in (starts.items(), reversed(starts.items()))]
+    orders = starts.items(), reversed(starts.items())
+    taken = [optimise_text_feature(unet, scheduler, latents, dict(order), *FULL, steps=0, quiet=True) for order in orders]
     assert torch.equal(*taken)
+
+
+def test_the_text_feature_is_the_same_in_however_many_parts_and_about_the_same_in_half_precision():
+    torch.manual_seed(0)
+    unet, scheduler, latents, start = tiny_unet(), tiny_scheduler(), torch.randn(8, 4, 8, 8), torch.randn(1, 1, 24)
+    sizes, precisions = [], []
+    unet.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    unet.conv_in.register_forward_hook(lambda *args: precisions.append(args[-1].dtype))
+
+    def learn(parts, precision=FULL):
+        sizes.clear()
+        return optimise_text_feature(unet, scheduler, latents, {"start": start}, *precision, parts, steps=5, batch_size=7, quiet=True) - start
+
+    whole = learn(1)
+    assert set(sizes) == {7}
+    for parts, most in ((3, 3), (20, 1)):
+        assert torch.allclose(learn(parts), whole, rtol=1e-3, atol=1e-5) and max(sizes) == most
+    precisions.clear()
+    half = learn(1, half_precision("fp16", None))
+    assert set(precisions) == {torch.float16} and half.dtype == torch.float32 and torch.cosine_similarity(half, whole, dim=-1) > 0.95
 
 
 def test_training_begins_at_the_fold_of_the_text_feature(tiny_sd, pictures, tmp_path, monkeypatch):
@@ -157,6 +181,46 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(less_memory, tiny
     a, b = weights(whole), weights(resumed)
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     assert (tmp_path / "stopped.work" / "loss.csv").read_text() == (tmp_path / "whole.work" / "loss.csv").read_text()
+
+
+def test_of_a_checkpoint_nothing_is_kept_beside_what_is_trained(tiny_sd, pictures, tmp_path, monkeypatch):
+    train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
+    load, loaded = torch.load, []
+
+    def watched(*args, **kwargs):
+        state = load(*args, **kwargs)
+        loaded.extend(weakref.ref(tensor) for part in (state["unet"].values(), state["ema"]["shadow_params"]) for tensor in part)
+        return state
+
+    def gradients(*args, **kwargs):
+        assert loaded and not any(ref() is not None for ref in loaded)
+        return denoising_gradients(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", watched)
+    monkeypatch.setattr(domain_module, "denoising_gradients", gradients)
+    train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT | {"steps": 7})
+
+
+def test_no_more_pictures_are_computed_at_once_than_a_part_of_the_batch_has(tiny_sd, pictures, tmp_path, monkeypatch):
+    pytest.importorskip("torchmetrics")
+    sizes, sheets = set(), []
+    monkeypatch.setattr(domain_module, "find_fid_features", lambda _: Means())
+
+    def watch(model, method):
+        call = getattr(model, method)
+        monkeypatch.setattr(model, method, lambda self, x, *args, **kwargs: sizes.add(len(x)) or call(self, x, *args, **kwargs))
+
+    for model in (UNet2DConditionModel, NullTextUNet, Means):
+        watch(model, "forward")
+    watch(AutoencoderKL, "encode")
+    watch(AutoencoderKL, "decode")
+    for accumulation in (1, 2):
+        sizes.clear()
+        how = SHORT | dict(steps=1, feature_steps=1, accumulation=accumulation, fid_every=1, fid_images=3)
+        out = train_domain("clay", pictures, tiny_sd, tmp_path / str(accumulation), **how)
+        sheets.append(np.asarray(Image.open(next(out.with_name(f"{accumulation}.work").glob("sample-*.png"))), int))
+        assert max(sizes) == 4 // accumulation
+    assert np.abs(sheets[0] - sheets[1]).max() <= 2
 
 
 class Means(torch.nn.Module):
@@ -308,17 +372,25 @@ def test_tensorboard_gets_every_loss(tiny_sd, pictures, tmp_path):
 
 def test_without_tensorboard_its_absence_is_said(tiny_sd, pictures, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match="pip install tensorboard"):
+    with pytest.raises(UserError, match=r"pip install 'ingen3d\[train\]'"):
         train_domain("clay", pictures, tiny_sd, tmp_path / "clay", tensorboard=True, **SHORT)
 
 
 @pytest.mark.parametrize("wrong, said", [
-    (dict(steps=0), "steps is 0"), (dict(accumulation=5), "batch size is 4: give 5"), (dict(accumulation=0), "accumulation is 0"),
-    (dict(fid_every=0), "interval of FID is 0"), (dict(fid_images=1), "images for FID is 1: give 2"), (dict(patience=2), "give --fid-every too"),
+    (dict(steps=0), "steps is 0"), (dict(accumulation=5), "batch_size is 4: give 5"), (dict(accumulation=0), "accumulation is 0"),
+    (dict(fid_every=0), "fid_every is 0"), (dict(fid_images=1), "fid_images is 1: give 2"), (dict(patience=2), "give --fid-every too"),
+    (dict(learning_rate=0.0), "learning_rate is 0.0: give more than 0"), (dict(learning_rate=float("nan")), "nan"),
+    (dict(snr_gamma=-5.0), "snr_gamma is -5.0"),
+    (dict(ema_decay=1.0), "ema_decay is 1.0.*less than 1"), (dict(sample_every=0), "sample_every is 0: give 1"),
+    (dict(feature_steps=-1), "feature_steps is -1"),
+    (dict(out="."), "'.' is no folder that can be made anew"), (dict(out=".."), "choose another --out"),
 ])
-def test_wrong_numbers_are_said(wrong, said, tiny_sd, pictures, tmp_path):
+def test_wrong_numbers_and_places_are_said_before_any_work(wrong, said, tiny_sd, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(InDomainPipeline, "from_pretrained", None)
     with pytest.raises(UserError, match=said):
-        train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT | wrong)
+        train_domain("clay", pictures, tiny_sd, **{"out": "clay"} | SHORT | wrong)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_learned_domain_is_found_by_its_name_and_holds_the_moving_average(tiny_sd, pictures):
@@ -337,11 +409,39 @@ def test_a_learned_domain_is_found_by_its_name_and_holds_the_moving_average(tiny
     assert len(list(out.with_name("clay.work").glob("sample-*.png"))) == 1
 
 
+def test_of_a_prior_in_a_folder_the_name_alone_is_published(tiny_sd, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_sd, tmp_path / "my" / "prior")
+    for prior in ("my/prior", tmp_path / "my" / "prior"):  # the first looks like a Hub id
+        out = train_domain("clay", pictures, prior, tmp_path / "clay", resume=False, **SHORT | {"steps": 1})
+        assert find_domain(out).prior == find_domain(out).training["prior"] == "prior"
+        assert "base_model" not in (out / "README.md").read_text()
+        assert not any(path in (out / name).read_text() for name in ("domain.json", "README.md") for path in ("my/prior", str(tmp_path)))
+
+
 def test_going_on_with_other_settings_is_refused_and_starting_anew_is_not(tiny_sd, pictures, tmp_path):
     train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
     with pytest.raises(UserError, match="batch_size 4, not 2"):
         train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT | {"batch_size": 2})
     train_domain("clay", pictures, tiny_sd, tmp_path / "clay", resume=False, **SHORT | {"batch_size": 2})
+
+
+def test_settings_are_written_whole_where_they_change_alone_and_broken_ones_are_said(tmp_path, monkeypatch):
+    def full(file, text):
+        file.open("w").close()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    open_work(tmp_path, {"seed": 0}, resume=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        open_work(tmp_path, {"seed": 0}, resume=True)
+        with pytest.raises(OSError):
+            open_work(tmp_path, {"seed": 0, "new": 1}, resume=True)
+    with pytest.raises(UserError, match="seed 0, not 1"):
+        open_work(tmp_path, {"seed": 1}, resume=True)
+    (tmp_path / "settings.json").write_text("")
+    with pytest.raises(UserError, match="settings.json is broken.*delete it"):
+        open_work(tmp_path, {"seed": 0}, resume=True)
 
 
 def test_going_on_over_other_weights_of_the_same_prior_is_refused(tiny_sd, pictures, tmp_path):
@@ -353,11 +453,48 @@ def test_going_on_over_other_weights_of_the_same_prior_is_refused(tiny_sd, pictu
         train_domain("clay", pictures, prior, tmp_path / "clay", **SHORT)
 
 
-@pytest.mark.parametrize("stage", ["encode", "optimise_text_feature"])
-def test_ctrl_c_before_the_training_loop_says_how_to_go_on(stage, tiny_sd, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(domain_module, stage, lambda *_, **__: signal.raise_signal(signal.SIGINT))
+@pytest.mark.parametrize("stage", ["encode", "optimise_text_feature", "denoising_gradients", "save_samples"])
+def test_full_memory_says_what_needs_less(stage, tiny_sd, pictures, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(domain_module, stage, full)
+    with pytest.raises(UserError, match="out of memory: .*--accumulation.*--gradient-checkpointing.*--batch-size"):
+        train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
+
+
+def test_ctrl_c_before_the_training_loop_says_how_to_go_on_and_what_starts_over(tiny_sd, pictures, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InDomainPipeline, "encode_images", stop)
+        with pytest.raises(KeyboardInterrupt, match="starts that over$"):
+            train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
+    assert [file.name for file in (tmp_path / "clay.work").iterdir()] == ["settings.json"]
+    monkeypatch.setattr(domain_module, "optimise_text_feature", stop)
     with pytest.raises(KeyboardInterrupt, match="clay.work: run the same command again"):
         train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
+
+
+def test_going_on_tells_of_pictures_encoded_earlier_and_whether_they_have_changed(tiny_sd, pictures, tmp_path, caplog):
+    data, how = shutil.copytree(pictures, tmp_path / "data"), SHORT | {"steps": 1}
+
+    def train(**more):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            train_domain("clay", data, tiny_sd, tmp_path / "clay", **how | more)
+        return caplog.text
+
+    assert "earlier" not in train()
+    again = train()
+    assert "using 5 pictures encoded earlier; --no-resume reads them anew" in again and "changed" not in again
+    (data / "0.png").unlink()
+    again = train()
+    assert "using 5 pictures" in again and f"{data} has changed" in again
+    assert "earlier" not in train(resume=False) and find_domain(tmp_path / "clay").training["images"] == 4
+    with pytest.raises(UserError, match="image_column None, not photo"):
+        train(image_column="photo")
 
 
 def test_a_bad_picture_is_named_and_the_run_goes_on_and_none_left_is_an_error(tiny_sd, pictures, tmp_path, caplog):
@@ -373,6 +510,23 @@ def test_a_bad_picture_is_named_and_the_run_goes_on_and_none_left_is_an_error(ti
     with caplog.at_level(logging.WARNING):
         train_domain("clay", data, tiny_sd, tmp_path / "some", **SHORT)
     assert "broken.png" in caplog.text
+
+
+@pytest.mark.parametrize("unet, scheduler, said", [
+    (dict(in_channels=9), {}, "takes 9 channels and gives 4, where latents have 4"),
+    (dict(in_channels=8, out_channels=8), {}, "takes 8 channels"),
+    (dict(sample_size=(8, 16)), {}, "not square"),
+    (dict(addition_embed_type="text"), {}, "condition besides text"),
+    (dict(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, mid_block_type=None), {}, "without text cross-attention"),
+    ({}, dict(prediction_type="sample"), "predicts 'sample'"),
+])
+def test_a_prior_that_no_domain_can_be_learned_over_is_refused_before_pictures_are_encoded(unet, scheduler, said, tiny_sd, pictures, tmp_path):
+    prior = shutil.copytree(tiny_sd, tmp_path / "prior")
+    tiny_unet(**unet).save_pretrained(prior / "unet")
+    tiny_scheduler(**scheduler).save_pretrained(prior / "scheduler")
+    with pytest.raises(UserError, match=f"over '{prior}': .*{said}"):
+        train_domain("clay", pictures, prior, tmp_path / "clay", **SHORT)
+    assert not (tmp_path / "clay.work").exists()
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b"])

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 
 from ..images import contact_sheet, to_pil
 from .data import Views, composite
-from .loop import fit
+from .loop import digest, fit
 
 LATENT_CHANNELS = 8  # with 4, porcelain's lines stay a blur: 24.3 dB against 29.5 on the base views
 KL_WEIGHT = 1e-5  # per latent dimension; 1e-2 ruins it
@@ -77,7 +77,7 @@ def train(base: Views, porcelain: Views, folder: Path, device: torch.device, ste
         y = model.decode(model.encode(x).latent_dist.mode()).sample
         contact_sheet([*to_pil(x), *to_pil(y)], columns=12).save(folder / f"sample-{step:06d}.png")
 
-    return fit(vae, loss, steps, 1.5e-3, folder, ema=0.98, sample=sample, sample_every=500, quiet=quiet)
+    return fit(vae, loss, steps, 1.5e-3, folder, made_from=digest(*images), ema=0.98, sample=sample, sample_every=500, quiet=quiet)
 
 
 def finish(vae: AutoencoderKL, base: Views, porcelain: Views, folder: Path, device: torch.device, steps: int, quiet: bool = False) -> AutoencoderKL:
@@ -91,7 +91,7 @@ def finish(vae: AutoencoderKL, base: Views, porcelain: Views, folder: Path, devi
         x = torch.cat([batch(i, True, n, device) for i, n in zip(images, (1, 6))])
         return losses(vae, x.contiguous(memory_format=torch.channels_last))
 
-    return fit(vae, loss, steps, 7e-4, folder, ema=0.98, quiet=quiet)
+    return fit(vae, loss, steps, 7e-4, folder, made_from=digest(*images), ema=0.98, quiet=quiet)
 
 
 @torch.inference_mode()

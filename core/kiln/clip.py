@@ -11,7 +11,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 
 from . import glazes, shapes
 from .data import Views, composite
-from .loop import fit
+from .loop import digest, fit
 
 WIDTH = 128  # of text tokens, image tokens and the shared space
 MAX_TOKENS = 32
@@ -83,5 +83,5 @@ def train(base: Views, folder: Path, device: torch.device, steps: int, quiet: bo
         ce = (F.cross_entropy(out.logits_per_text, target) + F.cross_entropy(out.logits_per_image, target)) / 2
         return {"loss": ce}
 
-    return fit(clip, loss, steps, 1e-3, folder, quiet=quiet), tokenizer
+    return fit(clip, loss, steps, 1e-3, folder, made_from=digest(base.images, ids), quiet=quiet), tokenizer
 

@@ -9,9 +9,10 @@ from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DConditionM
 from PIL import Image
 from torch import nn
 
+from ..checkpoints import fingerprint
 from ..conditions import canny
 from ..text import encode_prompts
-from .loop import fit
+from .loop import digest, fit
 from .prior import denoising_loss, new_scheduler
 
 NO_TEXT = 0.5  # share of captions left out, as in the paper: what a shape is has to be read off its edges too
@@ -57,4 +58,5 @@ def train(latents: torch.Tensor, edges: torch.Tensor, captions: list[str], prior
 
         return denoising_loss(predict, latents[index].to(device), scheduler)
 
-    return fit(net, loss, steps, 5e-4, folder, quiet=quiet)
+    made_from = digest(latents, edges, captions, fingerprint(unet, text_encoder))
+    return fit(net, loss, steps, 5e-4, folder, made_from=made_from, quiet=quiet)

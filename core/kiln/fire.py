@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from ..checkpoints import save_atomically
+from ..checkpoints import fingerprint, save_atomically
 from ..devices import find_device
 from . import autoencoder, clip, controlnet, judge, prior, zero123
 from .data import Views, composite, load_views, render_world
+from .loop import digest
 
 logger = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parent / "weights"
@@ -43,13 +45,17 @@ class Kiln:
 
     def porcelain_folder(self) -> Path:
         """The porcelain domain as a user would have it: a folder of PNG files, no captions."""
-        folder = self.cache / "porcelain-images"
-        if not folder.exists():
+        folder, images = self.cache / "porcelain-images", self.views("porcelain").images
+        mark, made_from = folder.with_suffix(".txt"), digest(images)
+        if not (folder.exists() and mark.exists() and mark.read_text() == made_from):
             partial = folder.with_suffix(".partial")
-            partial.mkdir(parents=True, exist_ok=True)
-            for i, rgba in enumerate(self.views("porcelain").images):
+            for old in (partial, folder):
+                shutil.rmtree(old, ignore_errors=True)
+            partial.mkdir(parents=True)
+            for i, rgba in enumerate(images):
                 Image.fromarray(np.uint8((composite(rgba) + 1) * 127.5 + 0.5)).save(partial / f"{i:05d}.png")
             partial.rename(folder)
+            mark.write_text(made_from)
         return folder
 
     def autoencoder(self) -> None:
@@ -58,7 +64,8 @@ class Kiln:
         vae = autoencoder.finish(vae, *views, self.cache / "decoder", self.device, self.steps["decoder"], self.quiet)
         vae = vae.to(memory_format=torch.contiguous_format)
         sample = np.concatenate([self.views(w).images[::7][:300] for w in OBJECTS])
-        vae.register_to_config(scaling_factor=float(vae.config.scaling_factor / autoencoder.encode_all(vae, sample, self.device).std()))
+        spread = autoencoder.encode_all(vae, sample, self.device).std()
+        vae.register_to_config(scaling_factor=round(float(vae.config.scaling_factor / spread), 4))  # the same on any machine
         vae.to(torch.float16).save_pretrained(self.weights / "prior" / "vae")
         vae.float()
         for world in OBJECTS:
@@ -75,13 +82,14 @@ class Kiln:
 
     def latents(self) -> torch.Tensor:
         """Cached latents of all base views, then of their mirror images: (2 N, C, 16, 16)."""
-        file = self.cache / "latents.pt"
-        if not file.exists() or file.stat().st_mtime < (self.weights / "prior" / "vae" / "config.json").stat().st_mtime:
-            images = self.views("base").images
-            vae = self.load_vae()
+        file, images, vae = self.cache / "latents.pt", self.views("base").images, self.load_vae()
+        made_from = digest(images, fingerprint(vae), vae.config.scaling_factor)
+        kept = torch.load(file, weights_only=True) if file.exists() else {}
+        if not isinstance(kept, dict) or kept.get("made_from") != made_from:
             both = [autoencoder.encode_all(vae, x, self.device).cpu() for x in (images, images[:, :, ::-1])]
-            save_atomically(torch.cat(both), file)
-        return torch.load(file, weights_only=True)
+            kept = {"latents": torch.cat(both), "made_from": made_from}
+            save_atomically(kept, file)
+        return kept["latents"]
 
     def photos(self) -> tuple[Views, torch.Tensor]:
         """The N base views that people might take, and the latents of these and then of their mirror images: (2 N, C, 16, 16)."""
@@ -118,7 +126,7 @@ class Kiln:
         vae = self.load_vae()
         pipe = StableDiffusionPipeline.from_pretrained(self.weights / "prior", torch_dtype=torch.float32, safety_checker=None)
         modules = zero123.train(self.latents()[: len(records)], embeds, records, pipe.unet, vae.config.scaling_factor,
-                                self.cache / "zero123", self.device, self.steps["zero123"], quiet=self.quiet)
+                                self.cache / "zero123", self.device, self.steps["zero123"], made_from=fingerprint(vision), quiet=self.quiet)
         modules["unet"].to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(folder / "unet")
         zero123.save_projection(modules["cc_projection"], folder / "cc_projection")
         vision.half().save_pretrained(folder / "image_encoder")

@@ -14,7 +14,7 @@ from torch import nn
 from ..errors import UserError
 from . import glazes, shapes
 from .data import Views
-from .loop import fit
+from .loop import digest, fit
 
 CLASSES = tuple(shapes.SHAPES)
 COLOURS = tuple(glazes.COLOURS)
@@ -124,7 +124,7 @@ def train(worlds: list[Views], folder: Path, device: torch.device, steps: int, q
         parts = {k: F.cross_entropy(v, labels[k][index].to(device), ignore_index=-100) for k, v in logits.items()}
         return {"loss": sum(parts.values()), **{k: v.detach() for k, v in parts.items()}}
 
-    fit(judge, loss, steps, 2e-3, folder, weight_decay=0.02, quiet=quiet)
+    fit(judge, loss, steps, 2e-3, folder, made_from=digest(images, *labels.values()), weight_decay=0.02, quiet=quiet)
     return judge.eval()  # not the average: its batch statistics belong to these weights
 
 

@@ -1,20 +1,31 @@
 """The one training loop of the kiln: resumable, logged, with an exponential moving average."""
 
 import csv
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from ..checkpoints import checkpointed, save_atomically
+from ..checkpoints import checkpointed, fingerprint, save_atomically
 from ..interrupts import kept_in
 
 logger = logging.getLogger(__name__)
+
+
+def digest(*inputs) -> str:
+    """A short hash of what a stage learns from: arrays, tensors, and whatever JSON can say."""
+    whole = hashlib.sha256()
+    for x in inputs:
+        whole.update(np.ascontiguousarray(x) if isinstance(x, (np.ndarray, torch.Tensor)) else json.dumps(x).encode())
+    return whole.hexdigest()[:16]
 
 
 def fit(
@@ -24,6 +35,7 @@ def fit(
     learning_rate: float,
     folder: Path,
     *,
+    made_from: str = "",
     ema: float = 0.995,
     warmup: int = 100,
     weight_decay: float = 0.01,
@@ -36,6 +48,7 @@ def fit(
 
     `loss(step)` gives a dict whose "loss" is minimised and whose other entries are only logged. All randomness of a step is
     seeded by its number, so that a killed and resumed run ends like one that was not. Warm-up, then cosine to a tenth.
+    made_from: the `digest` of the data. A run begun on other data, or from other weights than `model` has now, starts anew.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log = folder / "checkpoint.pt", folder / "loss.csv"
@@ -43,9 +56,12 @@ def fit(
     optimizer = torch.optim.AdamW(params, learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema))
     average.requires_grad_(False)
-    first = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=params[0].device, weights_only=True)
+    first, made_from = 0, f"{fingerprint(model)} {made_from}"
+    state = torch.load(checkpoint, map_location=params[0].device, weights_only=True) if checkpoint.exists() else {}
+    if state and state.get("made_from") != made_from:
+        logger.info("%s was begun on other data or models: it starts anew", folder.name)
+        log.unlink(missing_ok=True)
+    elif state:
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
@@ -53,7 +69,8 @@ def fit(
         logger.info("%s goes on at step %d of %d", folder.name, first, steps)
 
     def save(step: int) -> None:
-        save_atomically({"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, checkpoint)
+        state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+        save_atomically(state | {"step": step, "made_from": made_from}, checkpoint)
 
     means = {}
     bar = tqdm(range(first, steps), folder.name, initial=first, total=steps, disable=quiet, mininterval=5)

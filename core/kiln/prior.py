@@ -11,7 +11,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from .autoencoder import LATENT_CHANNELS
 from .clip import WIDTH, tokenize
-from .loop import fit
+from .loop import digest, fit
 
 NO_TEXT = 0.12  # share of captions left out, for the unconditional prediction
 MAX_SNR = 5.0  # min-SNR weighting (Hang et al. 2023): noise levels that only polish do not crowd out those that shape
@@ -44,10 +44,10 @@ def denoising_loss(predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, folder: Path,
-          device: torch.device, steps: int, batch_size: int = 20, sample=None, quiet: bool = False) -> nn.ModuleDict:
+          device: torch.device, steps: int, batch_size: int = 20, quiet: bool = False) -> nn.ModuleDict:
     """Denoising loss on `latents` (N, C, 16, 16) with their captions; the text tower, begun as CLIP's, learns along.
 
-    `sample(modules, step)` draws a picture now and then. Returns {"unet", "text_encoder"}.
+    Returns {"unet", "text_encoder"}.
     """
     torch.manual_seed(0)
     unet = new_unet()
@@ -62,4 +62,4 @@ def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextMode
         context = text_encoder(tokens).last_hidden_state
         return denoising_loss(lambda z_t, t: unet(z_t, t, context).sample, z, scheduler)
 
-    return fit(modules, loss, steps, 8e-4, folder, sample=sample, sample_every=500, quiet=quiet)
+    return fit(modules, loss, steps, 8e-4, folder, made_from=digest(latents, captions), quiet=quiet)

@@ -11,7 +11,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from ..zero123 import CCProjection, relative_pose
 from .clip import WIDTH
-from .loop import fit
+from .loop import digest, fit
 from .prior import new_scheduler, new_unet
 from .renderer import View
 
@@ -43,10 +43,11 @@ def pairs(records: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prior: UNet2DConditionModel, scaling_factor: float,
-          folder: Path, device: torch.device, steps: int, batch_size: int = 20, quiet: bool = False) -> nn.ModuleDict:
+          folder: Path, device: torch.device, steps: int, batch_size: int = 20, made_from: str = "", quiet: bool = False) -> nn.ModuleDict:
     """Denoise a target view given the reference's latents (unscaled, concatenated) and one token of CLIP image and camera.
 
-    latents (N, C, h, w) scaled, embeds (N, d) CLIP image embeddings. Returns {"unet", "cc_projection"}.
+    latents (N, C, h, w) scaled, embeds (N, d) CLIP image embeddings, made_from tells their model from others.
+    Returns {"unet", "cc_projection"}.
     """
     torch.manual_seed(0)
     unet, projection = from_prior(prior), CCProjection(WIDTH + POSE, WIDTH)
@@ -68,7 +69,7 @@ def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prio
         z_t = torch.cat([scheduler.add_noise(z, noise, t), image], 1).contiguous(memory_format=torch.channels_last)
         return {"loss": F.mse_loss(unet(z_t, t, context).sample, noise)}
 
-    return fit(modules, loss, steps, 6e-4, folder, quiet=quiet)
+    return fit(modules, loss, steps, 6e-4, folder, made_from=made_from + digest(latents, records, scaling_factor), quiet=quiet)
 
 
 def save_projection(projection: CCProjection, folder: Path) -> None:

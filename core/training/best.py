@@ -65,31 +65,36 @@ def find_fid_features(judge: str | None) -> nn.Module:
     return find_extractor(judge)
 
 
+def domain_images(
+    pipe: InDomainPipeline, count: int, at_once: int, seed: int, autocast: AbstractContextManager, quiet: bool = True
+) -> Iterator[torch.Tensor]:
+    """(<= at_once, 3, H, W) in [-1, 1]: what the domain looks like, each image always from the same noise."""
+    for first in tqdm(range(0, count, at_once), "FID", leave=False, disable=quiet):
+        generators = [torch.Generator().manual_seed(seed + i) for i in range(first, min(first + at_once, count))]
+        with autocast:
+            batch = pipe(None, num_images_per_prompt=len(generators), generator=generators, output_type="pt").images
+        yield batch.float() * 2 - 1
+
+
 def fid_measure(
-    pipe: InDomainPipeline, pictures: Pictures, file: Path, extractor: nn.Module, count: int, seed: int, autocast: AbstractContextManager, quiet: bool
+    pipe: InDomainPipeline, pictures: Pictures, file: Path, extractor: nn.Module, count: int, at_once: int, seed: int,
+    autocast: AbstractContextManager, quiet: bool,
 ) -> Callable[[NullTextUNet], float]:
-    """`measure` for KeepBest: FID of `count` unconditional images in the domain, always from the same noise, to all the pictures, whose
+    """`measure` for KeepBest: FID of `count` images in the domain, always from the same noise, to all the pictures, whose
     statistics are kept in `file`. Of several processes the main one measures, and all get to know. Raises UserError for a single picture."""
     from ..evaluation.measures import fid_to, real_statistics
 
     state, device = PartialState(), pipe.device if pipe.device.type == "cuda" else torch.device("cpu")  # mps has no float64, which FID needs
     if state.is_main_process:
-        real = cached(file, lambda: real_statistics(extractor, pictures.batches(16, quiet), device))
+        real = cached(file, lambda: real_statistics(extractor, pictures.batches(at_once, quiet), device))
         if real["real_features_num_samples"] < 2:
             raise UserError(f"there is one picture in {pictures.source}, and FID compares sets: give more, or leave --fid-every out")
-
-    def images() -> Iterator[torch.Tensor]:
-        for first in tqdm(range(0, count, 16), "FID", leave=False, disable=quiet):
-            generators = [torch.Generator().manual_seed(seed + i) for i in range(first, min(first + 16, count))]
-            with autocast:
-                batch = pipe(None, num_images_per_prompt=len(generators), generator=generators, output_type="pt").images
-            yield batch.float() * 2 - 1
 
     def measure(unet: NullTextUNet) -> float:
         score = torch.zeros((), device=pipe.device)
         if state.is_main_process:
             pipe.domain_unet = unet
-            score += fid_to(real, extractor, images(), device)
+            score += fid_to(real, extractor, domain_images(pipe, count, at_once, seed, autocast, quiet), device)
         return broadcast(score).item()
 
     return measure

@@ -6,6 +6,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ..domains import public_name
 from ..errors import UserError
 from ..images import fit_square, open_image, reason, to_tensor
 from ..pipeline import InDomainPipeline
@@ -36,9 +38,8 @@ class Pictures:
 
     @property
     def name(self) -> str:
-        """What may be told to others: the folder's name without the way to it, or the dataset's."""
-        path = Path(self.source)
-        return path.name if path.exists() else self.source
+        """What may be told to others."""
+        return public_name(self.source)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         used = 0
@@ -66,6 +67,11 @@ class Pictures:
             raise UserError(f"no such folder of images: {self.source}")
         return files_in_dataset(self.source, self.column)
 
+    def changed_since(self, file: Path) -> bool:
+        """Whether a file or folder of the source is newer than `file`; of a dataset on the Hub nobody knows."""
+        path, then = Path(self.source), file.stat().st_mtime_ns
+        return path.exists() and any(part.lstat().st_mtime_ns > then for part in chain([path], path.rglob("*")))
+
     def batches(self, size: int, quiet: bool = True) -> Iterator[torch.Tensor]:
         """(<= size, 3, resolution, resolution)."""
         batch = []
@@ -78,14 +84,20 @@ class Pictures:
             yield torch.stack(batch)
 
 
-def files_in(folder: Path) -> Iterator[tuple[str, Path | BinaryIO]]:
-    """Every file below a folder, and those in its tar files. Of hundreds of thousands no more is held than the names in one folder."""
+def files_in(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[str, Path | BinaryIO]]:
+    """Every file below a folder, and those in its tar files. Of hundreds of thousands no more is held than the names in one folder.
+
+    above: the folders that it lies in, as a link to one of them would lead round in a circle.
+    """
+    here = folder.resolve()
+    if here in above:
+        return
     for name in sorted(os.listdir(folder)):  # a disk's own order differs from that of its copy
         path = folder / name
-        if name.startswith(".") or path.is_symlink() and path.is_dir():  # a link to a folder may lead round in a circle
+        if name.startswith("."):
             continue
         if path.is_dir():
-            yield from files_in(path)
+            yield from files_in(path, (*above, here))
         elif path.is_file():
             yield from files_in_tar(path) if path.suffix == ".tar" else [(str(path), path)]
 
@@ -126,14 +138,19 @@ def files_in_dataset(name: str, column: str | None) -> Iterator[tuple[str, Binar
 
 
 @torch.no_grad()
-def encode(pipe: InDomainPipeline, pictures: Pictures, file: Path, quiet: bool) -> None:
+def encode(pipe: InDomainPipeline, pictures: Pictures, file: Path, at_once: int, quiet: bool) -> None:
     """Write latents of every picture, each followed by its mirror image's, as bare fp32 numbers: all of them need not fit into memory."""
     partial = file.with_suffix(".partial")
-    with open(partial, "wb") as stream:
-        for x in pictures.batches(16, quiet):
-            both = torch.stack([pipe.encode_images(x), pipe.encode_images(x.flip(-1))], 1)  # (B, 2, C, h, w)
-            stream.write(both.float().cpu().numpy().tobytes())
-    partial.replace(file)
+    try:
+        with open(partial, "wb") as stream:
+            for x in pictures.batches(at_once, quiet):
+                both = torch.stack([pipe.encode_images(x), pipe.encode_images(x.flip(-1))], 1)  # (B, 2, C, h, w)
+                stream.write(both.float().cpu().numpy().tobytes())
+        partial.replace(file)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped while pictures were encoded: the same command starts that over") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_latents(file: Path, channels: int, size: int) -> torch.Tensor:

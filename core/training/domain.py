@@ -2,10 +2,9 @@
 
 import json
 import logging
-import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
@@ -14,16 +13,17 @@ import torch
 from accelerate import PartialState
 from diffusers import DDPMScheduler
 
-from ..checkpoints import cached, fingerprint
+from ..checkpoints import cached, fingerprint, write_atomically
 from ..devices import find_device
-from ..domains import Domain, save_domain, unet_fingerprint, user_domains
-from ..errors import UserError
-from ..images import contact_sheet
+from ..domains import Domain, public_name, save_domain, unet_fingerprint, user_domains
+from ..errors import UserError, is_out_of_memory
+from ..images import contact_sheet, to_pil
 from ..interrupts import kept_in
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
 from ..presets import find_preset
-from .best import KeepBest, fid_measure, find_fid_features
+from .best import KeepBest, domain_images, fid_measure, find_fid_features
+from .checks import check_numbers, check_target, load_prior
 from .data import Pictures, encode, load_latents
 from .fit import denoising_gradients, find_precision, fit
 from .text_feature import initial_features, optimise_text_feature
@@ -69,65 +69,66 @@ def train_domain(
     licence: of the domain's model, as the Hugging Face Hub names them, such as cc-by-4.0.
     learning_rate: the preset's by default (the paper's 1e-5 for SD1.5). snr_gamma: of min-SNR weighting (5 is usual), none by default.
     dtype: of the saved weights, which are the moving average.
-    accumulation: parts of a batch that are computed one after the other, and gradient_checkpointing: both for less memory, to the same end.
+    accumulation: parts of a batch that are computed one after the other, and gradient_checkpointing: both for less memory, to the same end;
+    pictures too are encoded and made no more at once than a part has.
     mixed_precision: "bf16" or "fp16", off the CPU: less memory and time, while weights, their average and text feature stay in fp32.
     fid_every: steps from one measurement of FID to the next, on `fid_images` images; what is saved is the average where it was lowest.
     patience: end the training after so many measurements without a lower one. tensorboard: write losses and FID for it too, into `work`.
     A killed run goes on where it was, to the same weights, when called again; resume=False starts anew. Raises UserError.
     """
     out = Path(out) if out else user_domains() / name
+    check_target(name, phrase, out)
     work = Path(work) if work else out.with_name(out.name + ".work")
     found = find_preset(preset)
     learning_rate = found.learning_rate if learning_rate is None else learning_rate
-    if "{prompt}" not in phrase:
-        raise UserError(f"the phrase '{phrase}' lacks the place for the prompt: write {{prompt}} in it")
-    check_target(name, out)
     state, device = find_process(device)
-    for key, value, least in (("steps", steps, 1), ("accumulation", accumulation, 1), ("batch size", batch_size, accumulation * state.num_processes),
-                              ("interval of FID", fid_every, 1), ("number of images for FID", fid_images, 2), ("patience", patience, 1)):
-        if value is not None and value < least:
-            raise UserError(f"the {key} is {value}: give {least} or more")
+    parts = accumulation * state.num_processes  # of a batch
+    check_numbers(parts, steps=steps, accumulation=accumulation, batch_size=batch_size, fid_every=fid_every,
+                  fid_images=fid_images, patience=patience, feature_steps=feature_steps, sample_every=sample_every,
+                  learning_rate=learning_rate, snr_gamma=snr_gamma, ema_decay=ema_decay)
+    at_once = min(batch_size // parts, 16)  # pictures that are read, made and measured
     autocast, scaler = find_precision(mixed_precision, device)
-    if patience and not fid_every:
-        raise UserError(f"the patience is {patience} measurements of FID, of which there are none: give --fid-every too")
     extractor = find_fid_features(found.judge) if fid_every and state.is_main_process else None
-    pipe = InDomainPipeline.from_pretrained(preset).to(device)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = load_prior(found.name, device)
     if gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     pictures, file = Pictures(data, pipe.unet.config.sample_size * pipe.vae_scale_factor, image_column), work / "latents.f32"
     if not resume or not file.exists():
         next(iter(pictures))  # a source without an image is an error before anything is written
-    settings = {"name": name, "data": pictures.source, "prior": str(preset), "prior_weights": fingerprint(pipe.unet, pipe.vae),
-                "batch_size": batch_size, "learning_rate": learning_rate, "snr_gamma": snr_gamma, "feature_steps": feature_steps,
-                "ema_decay": ema_decay, "seed": seed, "mixed_precision": mixed_precision} | ({"fid_images": fid_images} if fid_every else {})
+    settings = {"name": name, "data": pictures.source, "image_column": image_column, "prior": str(preset),
+                "prior_weights": fingerprint(pipe.unet, pipe.vae), "batch_size": batch_size, "learning_rate": learning_rate,
+                "snr_gamma": snr_gamma, "feature_steps": feature_steps, "ema_decay": ema_decay, "seed": seed,
+                "mixed_precision": mixed_precision} | ({"fid_images": fid_images} if fid_every else {})
     if state.is_main_process:
         open_work(work, settings, resume)
     state.wait_for_everyone()
 
-    with kept_in(work), tensorboard_log(work / "tensorboard", tensorboard and state.is_main_process) as log:
-        with state.main_process_first():  # the others find them in their files
-            if not file.exists():
-                encode(pipe, pictures, file, quiet)
-            latents = load_latents(file, pipe.unet.config.in_channels, pipe.unet.config.sample_size)
-            feature = cached(work / "text_feature.safetensors", lambda: {"tensor": optimise_text_feature(
-                pipe.unet, scheduler, latents, initial_features(pipe, name), feature_steps, batch_size, seed=seed, quiet=quiet)})["tensor"]
-        unet = NullTextUNet.from_prior(pipe.unet, feature)
-        if gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-        gradients = partial(denoising_gradients, unet, scheduler, latents, batch_size, accumulation, autocast, scaler, seed, snr_gamma=snr_gamma)
-        sample, best = partial(save_samples, pipe, work, seed), None
-        if fid_every:
-            measure = fid_measure(pipe, pictures, work / "fid.safetensors", extractor, fid_images, seed, autocast, quiet)
-            best = KeepBest(measure, fid_every, patience)
-        history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample, sample_every, scaler, best, log, quiet)
-    record = settings | {"data": pictures.name, "images": len(latents) // 2, "steps": len(history), "loss": sum(history[-50:]) / len(history[-50:]),
-                         "processes": state.num_processes, "date": datetime.now(timezone.utc).date().isoformat()}
-    if best and best.scores:
-        record["fid_step"], record["fid"] = best.best
+    with tensorboard_log(work / "tensorboard", tensorboard and state.is_main_process) as log, memory_advice():
+        with state.main_process_first():  # the others find them in their file
+            latents = find_latents(pipe, pictures, file, at_once, quiet)
+        with kept_in(work):
+            with state.main_process_first():
+                feature = cached(work / "text_feature.safetensors", lambda: {"tensor": optimise_text_feature(
+                    pipe.unet, scheduler, latents, initial_features(pipe, name),
+                    *find_precision(mixed_precision, device),  # with a scale of its own: the network's begins anew after it
+                    parts, feature_steps, batch_size, seed=seed, quiet=quiet)})["tensor"]
+            unet = NullTextUNet.from_prior(pipe.unet, feature)
+            if gradient_checkpointing:
+                unet.enable_gradient_checkpointing()
+            gradients = partial(denoising_gradients, unet, scheduler, latents, batch_size, accumulation, autocast, scaler, seed,
+                                snr_gamma=snr_gamma)
+            sample, best = partial(save_samples, pipe, work, at_once, seed, autocast), None
+            if fid_every:
+                measure = fid_measure(pipe, pictures, work / "fid.safetensors", extractor, fid_images, at_once, seed, autocast, quiet)
+                best = KeepBest(measure, fid_every, patience)
+            history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample, sample_every, scaler,
+                          best, log, quiet)
     if state.is_main_process:
-        save_domain(Domain(out, name, phrase, found.name, pictures.resolution, licence, unet_fingerprint(pipe.unet), record), unet.to(dtype), feature)
+        prior = public_name(found.name)
+        record = settings | {"data": pictures.name, "prior": prior, "images": len(latents) // 2} | describe(history, best)
+        domain = Domain(out, name, phrase, prior, pictures.resolution, licence, unet_fingerprint(pipe.unet), record)
+        save_domain(domain, unet.to(dtype), feature)
     state.wait_for_everyone()
     return out
 
@@ -139,32 +140,62 @@ def find_process(device: torch.device | str | None) -> tuple[PartialState, torch
     return state, state.device if state.num_processes > 1 else device
 
 
-def check_target(name: str, out: Path) -> None:
-    """A domain replaces what stands at `out`: only another domain may stand there."""
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise UserError(f"'{name}' is no name for a domain: use letters, digits, '-', '_' and '.'")
-    if out.is_file() or out.is_dir() and any(out.iterdir()) and not (out / "domain.json").is_file():
-        raise UserError(f"{out} is there already and is no domain: choose another --out, so that nothing in it is lost")
-
-
 def open_work(work: Path, settings: dict, resume: bool) -> None:
     """Begin, or go on in, a work folder; going on with other settings would mix two runs, and is a UserError."""
     file = work / "settings.json"
     if not resume and file.exists():
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
-    begun = settings | (json.loads(file.read_text()) if file.exists() else {})  # what it does not say yet cannot differ
+    try:
+        begun = json.loads(file.read_text()) if file.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{file} is broken ({error}): delete it to go on with the settings as given, or give --no-resume to start anew") from error
     for key, value in settings.items():
-        if begun[key] != value:
+        if key in begun and begun[key] != value:  # what it does not say yet cannot differ
             raise UserError(f"the run in {work} has {key} {begun[key]}, not {value}: give the same, or --no-resume to start anew")
-    file.write_text(json.dumps(settings, indent=2))
+    if begun != settings:
+        write_atomically(json.dumps(settings, indent=2), file)
 
 
-def save_samples(pipe: InDomainPipeline, work: Path, seed: int, unet: NullTextUNet, step: int) -> None:
-    """What the domain looks like at a step, always from the same noise."""
+def find_latents(pipe: InDomainPipeline, pictures: Pictures, file: Path, at_once: int, quiet: bool) -> torch.Tensor:
+    """Of every picture and its mirror image, (2 N, C, h, w): encoded into `file`, or as that was done before."""
+    found = file.exists()
+    if not found:
+        encode(pipe, pictures, file, at_once, quiet)
+    latents = load_latents(file, pipe.unet.config.in_channels, pipe.unet.config.sample_size)
+    if found and PartialState().is_main_process:
+        logger.info("using %d pictures encoded earlier; --no-resume reads them anew", len(latents) // 2)
+        if pictures.changed_since(file):
+            logger.warning("%s has changed since they were encoded", pictures.source)
+    return latents
+
+
+def save_samples(
+    pipe: InDomainPipeline, work: Path, at_once: int, seed: int, autocast: AbstractContextManager, unet: NullTextUNet, step: int
+) -> None:
+    """What the domain looks like at a step."""
     pipe.domain_unet = unet
-    images = pipe(None, num_images_per_prompt=16, generator=torch.Generator().manual_seed(seed)).images
+    images = [image for batch in domain_images(pipe, 16, at_once, seed, autocast) for image in to_pil(batch)]
     contact_sheet(images).save(work / f"sample-{step:06d}.png")
+
+
+def describe(history: list[float], best: KeepBest | None) -> dict:
+    """What a training came to, for its record."""
+    came = {"steps": len(history), "loss": sum(history[-50:]) / len(history[-50:]), "processes": PartialState().num_processes,
+            "date": datetime.now(timezone.utc).date().isoformat()}
+    return came | (dict(zip(("fid_step", "fid"), best.best)) if best and best.scores else {})
+
+
+@contextmanager
+def memory_advice() -> Iterator[None]:
+    """Have full memory say what needs less of it. Raises UserError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError("out of memory: give more --accumulation, or --gradient-checkpointing, and the run goes on; "
+                        "or a smaller --batch-size and --no-resume") from error
 
 
 @contextmanager
@@ -176,6 +207,6 @@ def tensorboard_log(folder: Path, is_wanted: bool) -> Iterator[Callable[[str, fl
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UserError("TensorBoard is not installed: pip install tensorboard, or leave --tensorboard out") from error
+        raise UserError("TensorBoard is not installed: pip install 'ingen3d[train]', or leave --tensorboard out") from error
     with SummaryWriter(str(folder)) as writer:
         yield writer.add_scalar

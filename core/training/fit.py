@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,24 +51,17 @@ def fit(
     unet.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(unet.parameters(), learning_rate)
     ema = EMAModel(unet.parameters(), decay=ema_decay)
-    checkpoint, history, main = work / "checkpoint.pt", [], PartialState().is_main_process
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=unet.device, weights_only=True)
-        unet.load_state_dict(state["unet"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema.load_state_dict(state["ema"])
-        scaler.load_state_dict(state.get("scaler", {}))  # there is none in runs from before mixed precision
-        history = state["history"]
-        if best and "best" in state:
-            best.load_state_dict(state["best"])
-        if main:
-            logger.info("goes on at step %d of %d", len(history), steps)
+    parts = {"unet": unet, "optimizer": optimizer, "ema": ema, "scaler": scaler} | ({"best": best} if best else {})
+    checkpoint, main = work / "checkpoint.pt", PartialState().is_main_process
+    history = load_checkpoint(checkpoint, parts) if checkpoint.exists() else []
+    ema.to(unet.device)
+    if history and main:
+        logger.info("goes on at step %d of %d", len(history), steps)
     PartialState().wait_for_everyone()  # all have read the checkpoint before it is written again
 
     def save(step: int) -> None:
         if not main:
             return
-        parts = {"unet": unet, "optimizer": optimizer, "ema": ema, "scaler": scaler} | ({"best": best} if best else {})
         save_atomically({name: part.state_dict() for name, part in parts.items()} | {"history": history}, checkpoint)
         with open(work / "loss.csv", "w", newline="") as file:
             csv.writer(file).writerows([("step", "loss"), *enumerate(history, 1)])
@@ -100,6 +94,14 @@ def fit(
     if best and best.weights:
         best.copy_to(unet)
     return history
+
+
+def load_checkpoint(file: Path, parts: dict[str, Any]) -> list[float]:
+    """Give each part its state, by way of the CPU: a GPU has no room for two of each. Returns every step's loss."""
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    for name in parts.keys() & state.keys():  # older runs have no scaler, those without FID no best
+        parts[name].load_state_dict(state[name])
+    return state["history"]
 
 
 @contextmanager

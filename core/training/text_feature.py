@@ -1,7 +1,8 @@
 """Stage one of domain learning (Sec. 3.3): the text feature F^T, optimised alone by denoising loss."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,9 @@ def optimise_text_feature(
     scheduler: DDPMScheduler,
     latents: torch.Tensor,
     init_contexts: Mapping[str, torch.Tensor],
+    autocast: AbstractContextManager,
+    scaler: torch.amp.GradScaler,
+    parts: int = 1,
     steps: int = 100,
     batch_size: int = 32,
     learning_rate: float = 1e-2,
@@ -56,18 +60,24 @@ def optimise_text_feature(
     """F^T (1, 1, d) under which the frozen prior best denoises the domain's latents (N, C, h, w).
 
     init_contexts: names and starting points (1, 1, d); the one with the lower loss on a fixed batch is taken.
+    autocast, scaler: of the forward pass and the loss. parts: of a batch, one after the other, for less memory to the same end.
     """
     batch_size = min(batch_size, len(latents))
     unet.requires_grad_(False)
 
-    def predictor(feature: torch.Tensor) -> Callable:
-        return lambda z_t, t: unet(z_t, t, feature.expand(len(z_t), -1, -1)).sample
+    def losses_of(feature: torch.Tensor, latents: torch.Tensor, generator: torch.Generator) -> Iterator[torch.Tensor]:
+        """The denoising loss of a batch in summands."""
+        batch = add_noise(scheduler, latents.to(unet.device), generator)
+        for z_t, t, target in zip(*(x.tensor_split(min(parts, batch_size)) for x in batch)):
+            with autocast:
+                prediction = unet(z_t, t, feature.expand(len(z_t), -1, -1)).sample
+            yield F.mse_loss(prediction.float(), target.float(), reduction="sum") / latents.numel()
 
     @torch.no_grad()
     def fixed_loss(feature: torch.Tensor) -> float:
         generator = torch.Generator().manual_seed(seed)
-        batches = [draw(latents, batch_size, generator).to(unet.device) for _ in range(4)]
-        return sum(denoising_loss(predictor(feature), scheduler, z, generator).item() for z in batches) / len(batches)
+        batches = [draw(latents, batch_size, generator) for _ in range(4)]
+        return sum(loss.item() for z in batches for loss in losses_of(feature, z, generator)) / len(batches)
 
     losses = {name: fixed_loss(context) for name, context in init_contexts.items()}
     start = min(losses, key=losses.get)
@@ -75,10 +85,11 @@ def optimise_text_feature(
     optimizer = torch.optim.AdamW([feature], learning_rate, weight_decay=0.0)
     generator = torch.Generator().manual_seed(seed + 1)
     for _ in tqdm(range(steps), "text feature", disable=quiet):
-        loss = denoising_loss(predictor(feature), scheduler, draw(latents, batch_size, generator).to(unet.device), generator)
         optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        for loss in losses_of(feature, draw(latents, batch_size, generator), generator):
+            scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
     listed = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
     logger.info("text feature: loss %s; from the %s to %.4f in %d steps", listed, start, fixed_loss(feature), steps)
     return feature.detach()

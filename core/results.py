@@ -1,0 +1,29 @@
+"""Where images go: a folder named by what was asked for, with the settings that made them."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+SETTINGS = "settings.json"
+
+
+def slug(text: str) -> str:
+    """A folder name from a prompt; a hash keeps long ones apart."""
+    words = re.sub(r"[^\w]+", "-", text.lower()).strip("-")
+    return words if 0 < len(words) <= 60 else f"{words[:50]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".strip("-")
+
+
+def result_folder(root: Path, settings: dict[str, Any]) -> Path:
+    """`root`/DOMAIN/PROMPT-SEED, or that with a short hash of the settings where images of others lie."""
+    text = to_json(settings)
+    path = root / Path(settings["domain"] or "open").name / f"{slug(settings['prompt'] or 'anything')}-{settings['seed']}"
+    own, there = path.with_name(f"{path.name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"), path / SETTINGS
+    taken = any(path.glob("*.png")) and not (there.is_file() and there.read_text() == text)
+    return own if taken or own.exists() else path
+
+
+def to_json(settings: dict[str, Any]) -> str:
+    """Settings as they are written."""
+    return json.dumps(settings, indent=2, default=str) + "\n"
