@@ -35,7 +35,8 @@ def new_parser(module: str, description: str, num_images: int, root: str) -> arg
     weights.add_argument("--guidance-interval", type=float, nargs=2, metavar=("START", "END"), help="fractions of the steps; the preset's by default")
     more = parser.add_argument_group("further conditions, each as often as you like")
     more.add_argument("--control", nargs=2, action="append", default=[], metavar=("CONTROLNET", "IMAGE"), help="a ControlNet and what it reads")
-    more.add_argument("--canny", nargs=2, action="append", default=[], metavar=("CONTROLNET", "IMAGE"), help="one that reads the image's edges")
+    more.add_argument("--canny", nargs=2, action="append", default=[], metavar=("CONTROLNET", "IMAGE"),
+                      help="one that reads the image's edges; 'kiln' is the kiln's own")
     more.add_argument("--controlnet-conditioning-scale", type=float, default=1.0)
     more.add_argument("--control-guidance-start", type=float, default=0.0, help="the fraction of the steps from which ControlNets work")
     more.add_argument("--control-guidance-end", type=float, default=1.0, help="and up to which")

@@ -13,7 +13,7 @@ from skimage.feature import canny as canny_edges
 
 from .errors import UserError
 from .images import on_white
-from .presets import nearest, wanted
+from .presets import find_controlnet, nearest, wanted
 from .terms import Term
 
 
@@ -40,12 +40,13 @@ def check_prior(name: str | Path, unet: UNet2DConditionModel, vae, text_encoder,
 
 
 def load_controlnet(name: str | Path, unet: UNet2DConditionModel) -> ControlNetModel:
-    """A ControlNet's folder or Hub id, for a UNet. Raises UserError for what is none, or one for another prior."""
-    with wanted(str(name), "a ControlNet"):
-        kind = ControlNetModel.load_config(str(name)).get("_class_name")
+    """A ControlNet by its folder, Hub id or preset, for a UNet. Raises UserError for what is none, or one for another prior."""
+    name = find_controlnet(name)
+    with wanted(name, "a ControlNet"):
+        kind = ControlNetModel.load_config(name).get("_class_name")
         if kind != "ControlNetModel":
             raise ValueError(f"it holds a {kind}")
-        net = ControlNetModel.from_pretrained(str(name), torch_dtype=unet.dtype, use_safetensors=True)
+        net = ControlNetModel.from_pretrained(name, torch_dtype=unet.dtype, use_safetensors=True)
     return check_controlnet(net, unet, f"ControlNet '{name}'")
 
 

@@ -198,9 +198,10 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
         control_guidance_start: float = 0.0,
         control_guidance_end: float = 1.0,
     ) -> Control:
-        """A ControlNet (its folder or Hub id does too) that reads a picture, PIL or (B or 1, 3, H, W) in [0, 1], such as `conditions.canny`'s.
+        """A ControlNet that reads a picture, PIL or (B or 1, 3, H, W) in [0, 1], such as `conditions.canny`'s.
 
-        It is brought to the prior's device and precision. Start and end are fractions of the steps, as in diffusers.
+        controlnet: its folder or Hub id do too, and "kiln", a preset, for the preset's own. It is brought to the prior's device and
+        precision. Start and end are fractions of the steps, as in diffusers.
         Raises UserError for those out of [0, 1], for what is no ControlNet and for one that was trained for another prior.
         """
         check_interval("control_guidance_start and control_guidance_end", control_guidance_start, control_guidance_end)

@@ -29,13 +29,14 @@ class Preset:
     guidance_interval: tuple[float, float]  # the fractions of the steps in which a domain's guidance helps
     learning_rate: float  # for learning a domain: the paper's, or what a small prior wants
     judge: str | None = None  # the file of the network whose features FID is measured by, where it is not Inception
+    controlnet: str | None = None  # one that reads a picture's edges, by `conditions.canny`
 
 
 PRESETS = {
     preset.name: preset
     for preset in (
         Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), "kiln", 128, 128, 7.0, 25, (2.5, 4.5), (4.5, 2.5), 2.0, (0.0, 0.6), 3e-4,
-               str(WEIGHTS / "judge" / "model.safetensors")),
+               judge=str(WEIGHTS / "judge" / "model.safetensors"), controlnet=str(WEIGHTS / "controlnet")),
         Preset("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "kxic/zero123-xl", "sd15", 512, 256, 7.0, 25, None, None, 1.0, (0.0, 1.0), 1e-5),
     )
 }
@@ -53,6 +54,16 @@ def find_preset(name: str | Path) -> Preset:
     if Path(name).is_dir() or Path(name).is_file() or is_hub_id(name):
         return replace(PRESETS["sd15"], name=name, prior=name)
     raise UserError(f"unknown preset '{name}'{nearest(name, PRESETS)}; known: {', '.join(PRESETS)}; a folder or a Hub id does too")
+
+
+def find_controlnet(name: str | Path) -> str:
+    """A preset's own ControlNet by the preset's name; any other name is a ControlNet's folder or Hub id itself. Raises UserError."""
+    name = str(name)
+    if name not in PRESETS:
+        return name
+    if PRESETS[name].controlnet is None:
+        raise UserError(f"the preset '{name}' has no ControlNet of its own: give a ControlNet's folder or Hub id")
+    return PRESETS[name].controlnet
 
 
 def is_hub_id(name: str) -> bool:
@@ -76,7 +87,7 @@ def wanted(name: str, files: str) -> Iterator[None]:
         yield
     except (SafetensorError, *hub_errors()) as error:
         if Path(name).is_relative_to(WEIGHTS) and not Path(name).is_dir():
-            raise UserError(f"the kiln's {files} is not in {name}: run scripts/fire_kiln.py, or install ingen3d anew") from error
+            raise UserError(f"the kiln lacks {files} in {name}: run scripts/fire_kiln.py, or install ingen3d anew") from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         if is_hub_id(name) and not Path(name).is_dir():
             raise UserError(

@@ -1,6 +1,6 @@
 """Measure the kiln's models and runs; each line of the output is one figure of the README.
 
-    python scripts/evaluate.py fold parity autoencoder judge prior domain
+    python scripts/evaluate.py fold parity autoencoder judge prior domain control
     python scripts/evaluate.py run --folder outputs/porcelain/a-vase-0
 """
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 from core.errors import UserError, run_cli
 
-MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "domain", "run")
+MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "domain", "control", "run")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measure", choices=MEASURES, nargs="+")
     parser.add_argument("--folder", type=Path, help="the run to judge, for `run`")
-    parser.add_argument("--domain", default="porcelain", help="for `domain`; `run` takes the run's own")
+    parser.add_argument("--domain", default="porcelain", help="for `domain` and `control`; `run` takes the run's own")
     parser.add_argument("--images", type=int, default=2000, help="samples for kiln-FID (default: 2000)")
     parser.add_argument("--seeds", type=int, default=20, help="seeds a prompt for the prior (default: 20)")
     parser.add_argument("--quiet", action="store_true")
@@ -32,7 +32,7 @@ def main() -> None:
     from ingen3d.mesh import facts
     from ingen3d.run_folder import finished_record
 
-    if "domain" in args.measure:
+    if {"domain", "control"} & set(args.measure):
         find_domain(args.domain)  # a mistyped one is an error now
     run_domain = finished_record(args.folder)["domain"] if "run" in args.measure else args.domain
     if run_domain is None:
@@ -40,7 +40,7 @@ def main() -> None:
     if args.quiet:
         hide_loading_bars()
     data, judge = CACHE / "data", WEIGHTS / "judge"
-    if {"autoencoder", "judge", "domain", "run"} & set(args.measure) and not data.is_dir():
+    if {"autoencoder", "judge", "domain", "control", "run"} & set(args.measure) and not data.is_dir():
         raise UserError(f"no renders in {data}: run `python scripts/fire_kiln.py data` first")
     if {"judge", "prior", "domain", "run"} & set(args.measure) and not judge.is_dir():
         raise UserError(f"no judge in {judge}: run `python scripts/fire_kiln.py judge` first")
@@ -51,6 +51,7 @@ def main() -> None:
         "judge": lambda: kiln.judge_accuracy(data),
         "prior": lambda: kiln.prior_alignment(args.seeds, args.quiet),
         "domain": lambda: kiln.domain_fidelity(data, args.domain, args.images, args.quiet),
+        "control": lambda: kiln.control_agreement(data, args.domain, args.quiet),
         "run": lambda: kiln.run_quality(args.folder, data, Path(run_domain).name) | facts(args.folder / "mesh.glb"),
     }
     for name in args.measure:

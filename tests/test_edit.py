@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from core.conditions import canny
 from core.edit import edit as edit_image
 from core.errors import UserError
 from core.images import to_tensor
+from core.presets import PRESETS
 from core.sample import load
 from core.terms import Control
 
@@ -108,12 +110,13 @@ def test_canny_is_white_where_the_picture_changes():
 
 def test_the_command_line_takes_every_condition(tiny_sd, pipe, picture, tmp_path, monkeypatch):
     tiny_controlnet(pipe.unet).save_pretrained(tmp_path / "net")
+    monkeypatch.setitem(PRESETS, "kiln", replace(PRESETS["kiln"], controlnet=f"{tmp_path}/net"))
     picture.resize((40, 40)).save(tmp_path / "picture.png")
     half_mask((40, 40)).save(tmp_path / "mask.png")
     made, whole = [], type(pipe).__call__
     monkeypatch.setattr(type(pipe), "__call__", lambda self, *args, **given: made.append(given) or whole(self, *args, **given))
     common = (
-        f"--preset {tiny_sd} --domain none --prompt jar --steps 2 --device cpu --num-images 1 --canny {tmp_path}/net {tmp_path}/picture.png "
+        f"--preset {tiny_sd} --domain none --prompt jar --steps 2 --device cpu --num-images 1 --canny kiln {tmp_path}/picture.png "
         f"--control {tmp_path}/net {tmp_path}/picture.png --control-guidance-end 0.5 --custom {tiny_sd} blue --custom-scale 2 --no-rectify --no-compose "
         f"--guidance-rescale 0.5 --guidance-interval 0 0.8 --control-scale 7 3 --height 20 --width 24 --out {tmp_path}/out"
     )

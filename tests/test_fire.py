@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from core.conditions import canny
 from core.kiln import data, fire
 from core.kiln.judge import Judge
 from core.pipeline import InDomainPipeline
@@ -44,6 +46,18 @@ def test_the_fired_prior_and_domain_are_an_in_domain_pipeline(kiln):
     images = pipe("a vase", num_inference_steps=2, output_type="pt", generator=torch.Generator().manual_seed(0)).images
     assert images.shape == (1, 3, 128, 128) and images.isfinite().all()
     assert pipe.encode_images(images * 2 - 1).shape == (1, 8, 16, 16)
+
+
+def test_the_fired_controlnet_is_one_for_the_fired_prior_and_has_something_to_say(kiln):
+    pipe = InDomainPipeline.from_pretrained(str(kiln.weights / "prior"))
+    edges = canny(Image.fromarray(kiln.views("base").images[0]))
+
+    def draw(scale):
+        controls = [pipe.control(kiln.weights / "controlnet", edges, scale)]
+        settings = dict(num_inference_steps=2, output_type="latent", generator=torch.Generator().manual_seed(0))
+        return pipe("a vase", controls=controls, **settings).images
+
+    assert draw(1.0).shape == (1, 8, 16, 16) and not torch.equal(draw(1.0), draw(0.0))
 
 
 def test_the_fired_zero123_is_one_for_ingen3d(kiln):

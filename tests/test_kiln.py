@@ -9,12 +9,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from core.errors import UserError
-from core.kiln import autoencoder, data, fire, glazes, judge, shapes
+from core.kiln import autoencoder, controlnet, data, fire, glazes, judge, shapes
 from core.kiln.clip import caption_corpus, new_tokenizer
 from core.kiln.loop import digest, fit
+from core.kiln.prior import denoising_loss, new_scheduler
 from tests.test_fire import made_up_views
+
+from .conftest import tiny_pipeline
 
 
 @pytest.mark.parametrize("name", shapes.SHAPES)
@@ -176,3 +180,76 @@ def test_the_judge_ignores_what_has_no_ground_truth():
     wooden = {"class": "chair", "colour": None, "pattern": "plain", "material": "wooden"}
     labels = judge.targets([porcelain, wooden])
     assert labels["colour"].tolist() == [-100, -100] and labels["pattern"].tolist() == [-100, glazes.PATTERNS.index("plain")]
+
+
+def test_a_controlnet_learns_to_draw_along_the_edges_and_leaves_the_prior_as_it_is(monkeypatch, tmp_path):
+    fast = lambda net, loss, steps, rate, *args, **more: fit(net, loss, steps, 10 * rate, *args, ema=0.9, warmup=1, **more)
+    monkeypatch.setattr(controlnet, "fit", fast)
+    pipe, before = tiny_pipeline(), tiny_pipeline()
+    edges, latents = torch.zeros(2, 32, 32, dtype=torch.bool), torch.ones(2, 4, 4, 4)
+    edges[0, :, 8] = edges[1, :, 24] = True  # the line alone says which half is dark
+    latents[0, ..., 2:] = latents[1, ..., :2] = -1
+    net = controlnet.train(latents, edges, ["a vase", "a bowl"], pipe, tmp_path, torch.device("cpu"), 60, batch_size=4, quiet=True)
+
+    @torch.no_grad()
+    def error(edges):
+        def predict(z_t, t):
+            context = pipe.encode_prompt(["a vase"] * 16, "cpu", 1, False)[0]
+            down, mid = net(z_t, t, context, controlnet.as_picture(edges.repeat(8, 1, 1)), return_dict=False)
+            return pipe.unet(z_t, t, context, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
+
+        torch.manual_seed(0)
+        return denoising_loss(predict, latents.repeat(8, 1, 1, 1), new_scheduler())["mse"]
+
+    assert error(edges) < 0.99 * error(edges.flip(0))
+    for part in ("unet", "text_encoder"):
+        assert all(map(torch.equal, getattr(pipe, part).parameters(), getattr(before, part).parameters()))
+
+
+def discs(*centres):
+    """Pictures of grey discs, RGBA, on transparency that hides red."""
+    y, x = np.mgrid[:64, :64]
+    masks = [((x - c) ** 2 + (y - 32) ** 2 < 10**2)[..., None] for c in centres]
+    return np.uint8(np.where(masks, [90, 90, 90, 255], [255, 0, 0, 0]))
+
+
+def test_views_have_the_edges_that_a_users_picture_of_them_has():
+    view = discs(32)[0]
+    picture = np.uint8((data.composite(view) + 1) * 127.5 + 0.5)
+    of_view, of_picture = controlnet.edge_maps(map(Image.fromarray, (view, picture)))
+    assert of_view.any() and torch.equal(of_view, of_picture)
+
+
+def test_edges_agree_as_far_as_they_are_near():
+    pytest.importorskip("torchmetrics")
+    from core.evaluation.measures import edge_f_score
+
+    def lines(*columns):
+        edges = np.zeros((16, 16), bool)
+        edges[:, list(columns)] = True
+        return edges
+
+    assert edge_f_score(lines(4), lines(5)) == pytest.approx(1) and edge_f_score(lines(4), lines(6)) == 0
+    assert edge_f_score(lines(4), lines(4, 12)) == edge_f_score(lines(4, 12), lines(4)) == pytest.approx(2 / 3)
+    assert edge_f_score(lines(), lines(4)) == edge_f_score(lines(4), lines()) == 0
+
+
+def test_each_image_is_compared_with_the_view_whose_edges_it_was_to_follow():
+    pytest.importorskip("torchmetrics")
+    from core.evaluation.kiln import edge_agreement
+
+    views = data.Views(discs(16, 32, 48), [{"caption": None, "class": name} for name in ("vase", "bowl", "jar")])
+    seen = dict(zip(("a vase", "a bowl", "a jar"), (torch.from_numpy(data.composite(views.images)).permute(0, 3, 1, 2) + 1) / 2))
+    asked = dict(zip(seen, controlnet.edge_maps(map(Image.fromarray, views.images))))
+
+    class Ideal:
+        """Draws the view that the control shows, and white without one."""
+
+        set_progress_bar_config = control = staticmethod(lambda *given, **settings: given)
+
+        def __call__(self, prompt, controls, **settings):
+            (_, pictures, scale), = controls
+            assert torch.equal(pictures, controlnet.as_picture(torch.stack([asked[p] for p in prompt])))
+            return SimpleNamespace(images=torch.stack([seen[p] for p in prompt]) if scale else torch.ones_like(pictures))
+
+    assert edge_agreement(Ideal(), None, views, quiet=True, batch_size=2) == {"with": 1.0, "without": 0.0}

@@ -1,11 +1,13 @@
 """Names lead to models, and a wrong one to a line that helps."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub.errors import HfHubHTTPError
+from PIL import Image
 from safetensors import SafetensorError
 
 from core import InDomainPipeline
@@ -15,7 +17,7 @@ from core.errors import EXIT_INTERRUPTED, EXIT_USER, UserError, run_cli
 from core.presets import PRESETS, WEIGHTS, Preset, find_preset, wanted
 from core.progress import hide_loading_bars
 
-from .conftest import tiny_scheduler, tiny_unet
+from .conftest import tiny_controlnet, tiny_scheduler, tiny_unet
 
 
 def test_a_known_preset_and_an_unknown_one():
@@ -53,6 +55,24 @@ def test_an_unfired_kiln_is_said_to_be_one(monkeypatch):
     monkeypatch.setitem(PRESETS, "kiln", Preset(**vars(PRESETS["kiln"]) | {"prior": str(WEIGHTS / "nowhere")}))
     with pytest.raises(UserError, match="fire_kiln"):
         InDomainPipeline.from_pretrained("kiln")
+
+
+def test_a_preset_lends_its_own_controlnet_by_its_name(tiny_sd, tmp_path, monkeypatch):
+    pipe = InDomainPipeline.from_pretrained(tiny_sd)
+    net = tiny_controlnet(pipe.unet)
+    net.save_pretrained(tmp_path)
+    monkeypatch.setitem(PRESETS, "kiln", replace(PRESETS["kiln"], controlnet=str(tmp_path)))
+    lent = pipe.control("kiln", Image.new("RGB", (16, 16))).network
+    assert all(map(torch.equal, lent.parameters(), net.parameters()))
+
+
+@pytest.mark.parametrize("given, said", [(None, "the preset 'kiln' has no ControlNet of its own"),
+                                         (str(WEIGHTS / "nowhere"), "the kiln lacks a ControlNet in .*nowhere: run .*fire_kiln")])
+def test_a_preset_without_a_controlnet_is_said_to_be_one(given, said, tiny_sd, monkeypatch):
+    monkeypatch.setitem(PRESETS, "kiln", replace(PRESETS["kiln"], controlnet=given))
+    with pytest.raises(UserError, match=said) as error:
+        InDomainPipeline.from_pretrained(tiny_sd).control("kiln", Image.new("RGB", (16, 16)))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"])

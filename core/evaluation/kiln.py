@@ -1,19 +1,23 @@
 """What the kiln's models must show, measured by the judge (its class, colour and pattern, its features' FID and KID)."""
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from tqdm import tqdm
 
-from ..images import to_tensor
-from ..kiln import autoencoder, judge, shapes
+from ..conditions import load_controlnet
+from ..images import to_pil, to_tensor
+from ..kiln import autoencoder, controlnet, judge, shapes
 from ..kiln.data import Views, load_views
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
-from .measures import fid, kid
+from ..terms import Control
+from .measures import edge_f_score, fid, kid
 
 logger = logging.getLogger(__name__)
 PRIOR_PROMPTS = ("a glossy blue vase", "a matte red bowl", "a green teapot", "a yellow cup", "a purple plate", "an orange jar",
@@ -23,15 +27,16 @@ IMITATIONS = tuple(f"a white {name} {blue}" for name in shapes.POTTERY for blue 
 
 
 def generate(pipe: InDomainPipeline, prompts: list[str | None], steps: int = 15, batch_size: int = 50, seed: int = 0, quiet: bool = False,
-             **scales) -> torch.Tensor:
-    """One image a prompt, image i from seed + i: (N, 3, H, W) in [-1, 1]. Prompts are all texts or all None."""
+             controls: Callable[[slice], Sequence[Control]] = lambda rows: (), **scales) -> torch.Tensor:
+    """One image a prompt, image i from seed + i: (N, 3, H, W) in [-1, 1]. Prompts are all texts or all None. controls: those of a slice."""
     pipe.set_progress_bar_config(disable=True)
     images = []
     for i in tqdm(range(0, len(prompts), batch_size), "sampling", disable=quiet):
         chunk = prompts[i : i + batch_size]
         generators = [torch.Generator().manual_seed(seed + i + k) for k in range(len(chunk))]
         text = {"prompt": chunk} if chunk[0] is not None else {"prompt": None, "num_images_per_prompt": len(chunk)}
-        images.append(pipe(**text, generator=generators, num_inference_steps=steps, output_type="pt", **scales).images * 2 - 1)
+        given = {"controls": controls(slice(i, i + len(chunk))), "generator": generators, "num_inference_steps": steps, "output_type": "pt"}
+        images.append(pipe(**text, **given, **scales).images * 2 - 1)
     return torch.cat(images).float().cpu()
 
 
@@ -115,6 +120,28 @@ def domain_fidelity(data: Path, domain: str = "porcelain", count: int = 2000, qu
         "class_prompted": share(judge.read(critic, prompted).classes, asked_class(prompts)),
     }
     return scores | {f"{k}_ratio": scores[k] / scores["fid_prior"] for k in ("fid_unconditional", "fid_prompted")}
+
+
+def edge_agreement(pipe: InDomainPipeline, net: ControlNetModel, views: Views, quiet: bool = False, **settings) -> dict[str, float]:
+    """Mean F-score of the edges of images against those of the views that they are to follow, with the ControlNet and without it."""
+    asked = controlnet.edge_maps(map(Image.fromarray, views.images))
+    prompts = [r["caption"] or f"a {r['class']}" for r in views.records]
+    result = {}
+    for name, scale in (("with", 1.0), ("without", 0.0)):
+        controls = lambda rows: [pipe.control(net, controlnet.as_picture(asked[rows]), scale)]
+        found = controlnet.edge_maps(to_pil(generate(pipe, prompts, controls=controls, quiet=quiet, **settings)))
+        result[name] = float(np.mean([edge_f_score(a.numpy(), b.numpy()) for a, b in zip(found, asked)]))
+    return result
+
+
+def control_agreement(data: Path, domain: str = "porcelain", quiet: bool = False) -> dict[str, dict[str, float]]:
+    """The prior along the edges of held-out base views, the domain along those of its own held-out views."""
+    result = {}
+    for name, world, given in (("prior", "base", None), (domain, domain, domain)):
+        pipe = InDomainPipeline.from_pretrained("kiln", domain=given)
+        views = load_views(data / world, "test").where(lambda r: r["photo"])
+        result[name] = edge_agreement(pipe, load_controlnet("kiln", pipe.unet), views, quiet)
+    return result
 
 
 def views_tensor(views: Views) -> torch.Tensor:

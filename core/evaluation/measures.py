@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 from torchmetrics.image.kid import KernelInceptionDistance
@@ -64,6 +66,14 @@ def fid_to(statistics: dict[str, torch.Tensor], extractor: nn.Module, fake: Iter
 def fid(extractor: nn.Module, real: torch.Tensor, fake: torch.Tensor) -> float:
     """The same between two sets of images (N, 3, H, W)."""
     return fid_to(real_statistics(extractor, real.split(128)), extractor, fake.split(128))
+
+
+def edge_f_score(edges: np.ndarray, asked: np.ndarray, tolerance: float = 1.5) -> float:
+    """F-score of edges (H, W) bool, found and asked for: shares of each within `tolerance` pixels of the other, 0 if one has none."""
+    if not edges.any() or not asked.any():
+        return 0.0
+    precision, recall = ((distance_transform_edt(~other)[these] <= tolerance).mean() for these, other in ((edges, asked), (asked, edges)))
+    return float(2 * precision * recall / max(precision + recall, 1e-8))
 
 
 @torch.inference_mode()

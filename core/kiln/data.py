@@ -28,6 +28,10 @@ class Views:
     images: np.ndarray
     records: list[dict]
 
+    def where(self, keep) -> "Views":
+        index = [i for i, r in enumerate(self.records) if keep(r)]
+        return Views(self.images[index], [self.records[i] for i in index])
+
 
 def make_object(world: str, index: int):
     """Geometry, surface and class name of one object: the ground truth behind its views."""

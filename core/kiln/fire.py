@@ -14,16 +14,17 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 
 from ..checkpoints import fingerprint, save_atomically
 from ..devices import find_device
-from . import autoencoder, clip, judge, prior, zero123
-from .data import composite, load_views, render_world
+from . import autoencoder, clip, controlnet, judge, prior, zero123
+from .data import Views, composite, load_views, render_world
 from .loop import digest
 
 logger = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parent / "weights"
 CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")) / "kiln"
-STAGES = ("data", "autoencoder", "clip", "prior", "porcelain", "zero123", "judge")
+STAGES = ("data", "autoencoder", "clip", "prior", "porcelain", "zero123", "controlnet", "judge")
 OBJECTS = {"base": (1008, 3, 2), "porcelain": (384, 6, 0)}  # objects, photo views, wide views
-STEPS = {"autoencoder": 2900, "decoder": 1900, "clip": 250, "prior": 4400, "porcelain": 2750, "zero123": 2800, "judge": 1500}
+STEPS = {"autoencoder": 2900, "decoder": 1900, "clip": 250, "prior": 4400, "porcelain": 2750, "zero123": 2800, "controlnet": 1500,
+         "judge": 1500}
 
 
 class Kiln:
@@ -90,13 +91,18 @@ class Kiln:
             save_atomically(kept, file)
         return kept["latents"]
 
+    def photos(self) -> tuple[Views, torch.Tensor]:
+        """The N base views that people might take, and the latents of these and then of their mirror images: (2 N, C, 16, 16)."""
+        views = self.views("base")
+        photo = torch.tensor([r["photo"] for r in views.records] * 2)
+        return views.where(lambda r: r["photo"]), self.latents()[photo]
+
     def prior(self) -> None:
-        records = self.views("base").records
-        photo = torch.tensor([r["photo"] for r in records] * 2)
-        captions = [r["caption"] for r in records if r["photo"]] * 2
+        views, latents = self.photos()
+        captions = [r["caption"] for r in views.records] * 2
         tokenizer = CLIPTokenizer.from_pretrained(self.weights / "clip")
         text_encoder = CLIPTextModel.from_pretrained(self.weights / "clip", torch_dtype=torch.float32)
-        modules = prior.train(self.latents()[photo], captions, text_encoder, tokenizer, self.cache / "prior", self.device,
+        modules = prior.train(latents, captions, text_encoder, tokenizer, self.cache / "prior", self.device,
                               self.steps["prior"], quiet=self.quiet)
         unet = modules["unet"].to(memory_format=torch.contiguous_format)
         pipe = StableDiffusionPipeline(self.load_vae(), modules["text_encoder"], tokenizer, unet, prior.new_scheduler(),
@@ -126,6 +132,14 @@ class Kiln:
         vision.half().save_pretrained(folder / "image_encoder")
         clip.new_processor().save_pretrained(folder / "feature_extractor")
         prior.new_scheduler().save_pretrained(folder / "scheduler")
+
+    def controlnet(self) -> None:
+        views, latents = self.photos()
+        edges = controlnet.edge_maps(map(Image.fromarray, views.images))
+        pipe = StableDiffusionPipeline.from_pretrained(self.weights / "prior", torch_dtype=torch.float32, safety_checker=None)
+        net = controlnet.train(latents, torch.cat([edges, edges.flip(-1)]), [r["caption"] for r in views.records] * 2, pipe,
+                               self.cache / "controlnet", self.device, self.steps["controlnet"], quiet=self.quiet)
+        net.to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(self.weights / "controlnet")
 
     def judge(self) -> None:
         worlds = [self.views(w) for w in OBJECTS]

@@ -1,5 +1,6 @@
 """The kiln's prior: a small Stable Diffusion, trained on captioned base views alone."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -30,6 +31,18 @@ def new_scheduler() -> DDPMScheduler:
     return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False, steps_offset=1)
 
 
+def denoising_loss(predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], z: torch.Tensor,
+                   scheduler: DDPMScheduler) -> dict[str, torch.Tensor]:
+    """How wrong `predict(z_t, t)` is about the noise, at a random level for each of `z` (B, C, h, w): "loss" by min-SNR, "mse" plain."""
+    t = torch.randint(0, 1000, (len(z),), device=z.device)
+    noise = torch.randn_like(z)
+    z_t = scheduler.add_noise(z, noise, t).contiguous(memory_format=torch.channels_last)
+    error = F.mse_loss(predict(z_t, t), noise, reduction="none").mean((1, 2, 3))
+    alpha_bar = scheduler.alphas_cumprod.to(z.device)[t]
+    snr = alpha_bar / (1 - alpha_bar)
+    return {"loss": (error * (MAX_SNR / snr).clamp(max=1)).mean(), "mse": error.detach().mean()}
+
+
 def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, folder: Path,
           device: torch.device, steps: int, batch_size: int = 20, quiet: bool = False) -> nn.ModuleDict:
     """Denoising loss on `latents` (N, C, 16, 16) with their captions; the text tower, begun as CLIP's, learns along.
@@ -41,16 +54,12 @@ def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextMode
     modules = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).to(device)
     unet.to(memory_format=torch.channels_last)
     scheduler = new_scheduler()
-    snr = (scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)).to(device)
     ids, empty = tokenize(tokenizer, captions), tokenize(tokenizer, [""])
 
     def loss(step):
         index = torch.randint(len(latents), (batch_size,))
         z, tokens = latents[index].to(device), torch.where(torch.rand(batch_size, 1) < NO_TEXT, empty, ids[index]).to(device)
-        t = torch.randint(0, 1000, (batch_size,), device=device)
-        noise = torch.randn_like(z)
-        z_t = scheduler.add_noise(z, noise, t).contiguous(memory_format=torch.channels_last)
-        error = F.mse_loss(unet(z_t, t, text_encoder(tokens).last_hidden_state).sample, noise, reduction="none").mean((1, 2, 3))
-        return {"loss": (error * (MAX_SNR / snr[t]).clamp(max=1)).mean(), "mse": error.detach().mean()}
+        context = text_encoder(tokens).last_hidden_state
+        return denoising_loss(lambda z_t, t: unet(z_t, t, context).sample, z, scheduler)
 
     return fit(modules, loss, steps, 8e-4, folder, made_from=digest(latents, captions), quiet=quiet)

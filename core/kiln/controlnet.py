@@ -1,0 +1,62 @@
+"""The kiln's ControlNet: the prior's encoder once more, taught to draw along a picture's edges (Zhang et al. 2023)."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from torch import nn
+
+from ..checkpoints import fingerprint
+from ..conditions import canny
+from ..text import encode_prompts
+from .loop import digest, fit
+from .prior import denoising_loss, new_scheduler
+
+NO_TEXT = 0.5  # share of captions left out, as in the paper: what a shape is has to be read off its edges too
+
+
+def from_prior(unet: UNet2DConditionModel) -> ControlNetModel:
+    """The prior's encoder, with half of the usual channels where pictures come in: four widths bring 128 px down to 16 x 16."""
+    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 64, 128))
+    for conv in (net.controlnet_cond_embedding.conv_in, *net.controlnet_cond_embedding.blocks):
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # by torch's own start thin edges fade to nothing in these seven layers
+        nn.init.zeros_(conv.bias)
+    return net
+
+
+def edge_maps(pictures: Iterable[Image.Image]) -> torch.Tensor:
+    """`canny`'s edges of pictures of one size, transparency on white as in a user's picture: (N, H, W) bool."""
+    return torch.from_numpy(np.stack([np.asarray(canny(picture))[..., 0] > 0 for picture in pictures]))
+
+
+def as_picture(edges: torch.Tensor) -> torch.Tensor:
+    """Edges (B, H, W) as a ControlNet reads them: (B, 3, H, W), 0 or 1."""
+    return edges[:, None].float().expand(-1, 3, -1, -1)
+
+
+def train(latents: torch.Tensor, edges: torch.Tensor, captions: list[str], prior: StableDiffusionPipeline, folder: Path,
+          device: torch.device, steps: int, batch_size: int = 16, quiet: bool = False) -> ControlNetModel:
+    """The prior's own loss on `latents` (N, C, h, w) with their captions and edges (N, 8 h, 8 w); all of the prior stays as it is."""
+    torch.manual_seed(0)
+    unet, text_encoder = (part.to(device).eval().requires_grad_(False) for part in (prior.unet, prior.text_encoder))
+    net = from_prior(unet).to(device)
+    for part in (unet, net):
+        part.to(memory_format=torch.channels_last)
+    scheduler = new_scheduler()
+
+    def loss(step):
+        index = torch.randint(len(latents), (batch_size,))
+        prompts = ["" if drop else captions[i] for i, drop in zip(index, torch.rand(batch_size) < NO_TEXT)]
+        context, picture = encode_prompts(prior.tokenizer, text_encoder, prompts), as_picture(edges[index]).to(device)
+
+        def predict(z_t, t):
+            down, mid = net(z_t, t, context, picture, return_dict=False)
+            return unet(z_t, t, context, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
+
+        return denoising_loss(predict, latents[index].to(device), scheduler)
+
+    made_from = digest(latents, edges, captions, fingerprint(unet, text_encoder))
+    return fit(net, loss, steps, 5e-4, folder, made_from=made_from, quiet=quiet)
