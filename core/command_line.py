@@ -28,9 +28,9 @@ def new_parser(module: str, description: str, num_images: int, root: str) -> arg
     parser.add_argument("--height", type=int, help="of the images in pixels; the prior's, or by an edited picture's proportions")
     parser.add_argument("--width", type=int, help="of the images in pixels")
     weights = parser.add_argument_group("weights", "several share the steps evenly")
-    weights.add_argument("--guidance-scale", type=float, help="w0, shared by the terms without a weight of their own")
-    weights.add_argument("--domain-scale", type=float, nargs="+", metavar="W", help="the domain's own weight w_d")
-    weights.add_argument("--control-scale", type=float, nargs="+", metavar="W", help="the prompt's own weight w_c")
+    weights.add_argument("--guidance-scale", type=float, help="w0, shared by Sec. 3.4 among the terms without a weight; in place of the preset's weights")
+    weights.add_argument("--domain-scale", type=float, nargs="+", metavar="W", help="the domain's own weight w_d (default: the preset's)")
+    weights.add_argument("--control-scale", type=float, nargs="+", metavar="W", help="the prompt's own weight w_c (default: the preset's)")
     weights.add_argument("--guidance-rescale", type=float, default=0.0, help="0 to 1, against overexposure, as in diffusers")
     weights.add_argument("--guidance-interval", type=float, nargs=2, metavar=("START", "END"), help="fractions of the steps; the preset's by default")
     more = parser.add_argument_group("further conditions, each as often as you like")
@@ -79,12 +79,13 @@ def run(make: Callable[..., list[Image.Image]], parser: argparse.ArgumentParser)
     args = read_conditions(args)
     out = out or result_folder(root, settings)
     out.mkdir(parents=True, exist_ok=True)
-    (out / SETTINGS).write_text(to_json(settings))
     if args["quiet"]:
         hide_loading_bars()
     saved = []
 
     def keep(seed: int, image: Image.Image) -> None:
+        if not saved:  # not before there is an image that they made
+            (out / SETTINGS).write_text(to_json(settings))
         image.save(out / f"{seed:05d}.png")
         saved.append(seed)
 

@@ -46,8 +46,8 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
     """A Stable Diffusion prior and, where there is one, a domain's null-text UNet.
 
     phrase: how a prompt is said in the domain, with "{prompt}" in it. guidance_scale, num_inference_steps and, where there is a domain,
-    unconditional_scale (w_d without a prompt) and guidance_interval: what calls use by default. domain_scale, control_scale: the weights of
-    calls with a domain and a prompt and none of their own, in place of Sec. 3.4's.
+    unconditional_scale (w_d without a prompt) and guidance_interval: what calls use by default. So are domain_scale and control_scale with
+    a domain and a prompt, unless guidance_scale or further terms ask for Sec. 3.4's weights.
     `enable_model_cpu_offload` keeps both UNets on the GPU during a call, as each step needs them; `enable_sequential_cpu_offload` neither.
     """
 
@@ -304,9 +304,9 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
         timesteps = last_timesteps(scheduler, steps, start)
         if guidance.get("guidance_interval") is None:
             guidance["guidance_interval"] = (0.0, 1.0) if self.domain_unet is None else self.config.guidance_interval
-        own_weights = guidance_scale, guidance.get("domain_scale"), guidance.get("control_scale")
-        if prompt is not None and self.domain_unet is not None and not guidance.get("terms") and all(w is None for w in own_weights):
-            guidance |= {name: getattr(self.config, name) for name in ("domain_scale", "control_scale")}
+        if prompt is not None and self.domain_unet is not None and guidance_scale is None and not guidance.get("terms"):
+            for name in ("domain_scale", "control_scale"):
+                guidance[name] = self.config[name] if guidance.get(name) is None else guidance[name]
         predict = self.noise_predictor(prompt, negative_prompt, batch, guidance_scale, timesteps=timesteps, **guidance)
         clean, mask = self.encode_edit(image, mask_image, batch, height, width, generator)
         if clean is not None:

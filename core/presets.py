@@ -87,7 +87,7 @@ def wanted(name: str, files: str) -> Iterator[None]:
         yield
     except (SafetensorError, *hub_errors()) as error:
         if Path(name).is_relative_to(WEIGHTS) and not Path(name).is_dir():
-            raise UserError(f"the kiln lacks {files} in {name}: run scripts/fire_kiln.py, or install ingen3d anew") from error
+            raise UserError(f"the kiln lacks {files} in {name}: run `python scripts/fire_kiln.py data {Path(name).name}`, or install ingen3d anew") from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         if is_hub_id(name) and not Path(name).is_dir():
             raise UserError(

@@ -30,7 +30,7 @@ def sample(
 
     height, width: in pixels, the prior's own by default. controls, custom: ControlNets and customised checkpoints, as in `conditions`.
     settings: as in `sample_with`, such as num_images and seed.
-    Steps and scales default to the preset's and to Sec. 3.4's first weights, as in InDomainPipeline. Raises UserError.
+    Steps and scales default to the preset's, as in InDomainPipeline. Raises UserError.
     """
     pipe = load(preset, domain, device)
     height, width = (side * pipe.vae_scale_factor for side in pipe.latent_shape(1, height, width)[-2:])

@@ -89,6 +89,7 @@ def text_to_3d(
 ) -> Run:
     """A textured mesh that shows `prompt` in the style of `domain`.
 
+    domain: a known one (porcelain is the kiln's), its folder or Hub id, or None for the prior alone.
     image: start from this picture and not from a sampled one. steps: of each of the two optimisation stages.
     overrides: settings on top of the preset's, as a mapping or a list of 'refine.sds=0.2'. models: in place of the preset's own.
     engine: "native", or "threestudio" for the optimisation by the checkout at threestudio_root, on a GPU.
@@ -203,7 +204,8 @@ def init_stage(run: RunFolder, models: Models, settings: Settings, reference, se
         generator = torch.Generator().manual_seed(2 * seed + 1)
         size = models.preset.zero123_resolution
         field, grid, losses = initialise(reference, models.zero123, settings, size, generator, partial / "checkpoint.pt", quiet, device)
-        vars(models).pop("zero123", None)  # makes room on a GPU
+        if device.type != "cpu":  # makes room on a GPU
+            vars(models).pop("zero123", None)
         field.save(partial / "field.safetensors")
         end_field(run, "init", mark, field, grid, reference, losses)
     return *show_field(run, "init", "field.safetensors", settings, quiet, device, mark), mark

@@ -76,6 +76,7 @@ def test_the_pipelines_own_weights_are_taken_for_a_prompt_in_a_domain_and_none_a
     pipe.register_to_config(domain_scale=(2.0, 4.0), control_scale=(5.0, 3.0))
     own = draw(pipe, "a vase", domain_scale=[2.0, 4.0], control_scale=[5.0, 3.0])
     assert torch.equal(draw(pipe, "a vase"), own)
+    assert torch.equal(draw(pipe, "a vase", domain_scale=[2.0, 4.0]), own)
     pipe.register_to_config(domain_scale=None, control_scale=None)
     first_weights = draw(pipe, "a vase")  # Sec. 3.4's
     assert not torch.equal(first_weights, own)

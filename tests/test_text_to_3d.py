@@ -110,6 +110,12 @@ def test_refinements_guidance_goes_from_its_first_to_its_last_value(picture, tmp
     assert used == [8.0, 7.0, 6.0, 5.0]
 
 
+def test_a_guidance_scale_that_was_asked_for_holds_throughout():
+    assert load_settings("kiln").refine.guidance_end is not None
+    assert load_settings("kiln", ["refine.guidance_scale=9"]).refine.guidance_at(1.0) == 9.0
+    assert load_settings("kiln", {"refine": {"guidance_scale": 9.0, "guidance_end": 3.0}}).refine.guidance_at(0.5) == 6.0
+
+
 def test_a_run_leaves_a_textured_mesh_a_turntable_and_a_record(picture, tmp_path):
     run = make(picture, tmp_path / "out")
     assert run.folder == tmp_path / "out" / "porcelain" / "a-ball-0"
