@@ -7,6 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
+from core.checkpoints import write_atomically
 from core.errors import UserError
 
 ENDS = 2**16
@@ -62,13 +63,6 @@ def finished_record(path: Path | None) -> dict:
     return record
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """By way of another file, so that a run killed amid it keeps the one before."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
 class RunFolder:
     """`run.json` is the truth: a stage is finished when it is recorded there, and it is recorded after its files are in place.
 
@@ -92,7 +86,7 @@ class RunFolder:
         self.write_record()
 
     def write_record(self) -> None:
-        write_atomically(self.path / "run.json", json.dumps(self.record, indent=2, default=str) + "\n")
+        write_atomically(json.dumps(self.record, indent=2, default=str) + "\n", self.path / "run.json")
 
     def finished(self, stage: str, print_: str) -> bool:
         entry = self.record["stages"].get(stage)
@@ -111,7 +105,7 @@ class RunFolder:
             else:
                 shutil.rmtree(partial)
         partial.mkdir(exist_ok=True)
-        write_atomically(mark, f"{print_} {spent:.1f}")
+        write_atomically(f"{print_} {spent:.1f}", mark)
         self.started = time.monotonic() - spent
         return partial
 
