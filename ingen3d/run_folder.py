@@ -22,13 +22,13 @@ def fingerprint(**what) -> str:
 def models_fingerprint(*names: str | Path) -> str:
     """A short hash of model folders: their configs, and of weights the size and both ends, as training changes a file all through.
 
-    A name that is no folder is a Hub id and stands for itself.
+    A prior may be one file. A name of nothing that is there is a Hub id and stands for itself.
     """
     digest = hashlib.sha256()
-    for name in names:
-        if not Path(name).is_dir():
+    for name in map(Path, names):
+        if not name.exists():
             digest.update(str(name).encode())
-        for file in sorted(file for file in Path(name).rglob("*") if file.suffix in (".json", ".safetensors", ".bin")):
+        for file in [name] if name.is_file() else sorted(file for file in name.rglob("*") if file.suffix in (".json", ".safetensors", ".bin")):
             with open(file, "rb") as stream:
                 size = file.stat().st_size
                 digest.update(f"{file.relative_to(name)} {size}".encode() + stream.read(ENDS))
