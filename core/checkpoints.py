@@ -24,7 +24,7 @@ def save_atomically(state: Any, file: Path) -> None:
 
 def write_atomically(text: str, file: Path) -> None:
     """The same for a text."""
-    partial = file.with_suffix(".partial")
+    partial = file.with_name(f"{file.name}.partial")
     partial.write_text(text)
     partial.replace(file)
 

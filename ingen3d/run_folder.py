@@ -7,6 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
+from core.checkpoints import write_atomically
 from core.errors import UserError
 
 ENDS = 2**16
@@ -21,13 +22,13 @@ def fingerprint(**what) -> str:
 def models_fingerprint(*names: str | Path) -> str:
     """A short hash of model folders: their configs, and of weights the size and both ends, as training changes a file all through.
 
-    A name that is no folder is a Hub id and stands for itself.
+    A prior may be one file. A name of nothing that is there is a Hub id and stands for itself.
     """
     digest = hashlib.sha256()
-    for name in names:
-        if not Path(name).is_dir():
+    for name in map(Path, names):
+        if not name.exists():
             digest.update(str(name).encode())
-        for file in sorted(file for file in Path(name).rglob("*") if file.suffix in (".json", ".safetensors", ".bin")):
+        for file in [name] if name.is_file() else sorted(file for file in name.rglob("*") if file.suffix in (".json", ".safetensors", ".bin")):
             with open(file, "rb") as stream:
                 size = file.stat().st_size
                 digest.update(f"{file.relative_to(name)} {size}".encode() + stream.read(ENDS))
@@ -62,13 +63,6 @@ def finished_record(path: Path | None) -> dict:
     return record
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """By way of another file, so that a run killed amid it keeps the one before."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
 class RunFolder:
     """`run.json` is the truth: a stage is finished when it is recorded there, and it is recorded after its files are in place.
 
@@ -92,7 +86,7 @@ class RunFolder:
         self.write_record()
 
     def write_record(self) -> None:
-        write_atomically(self.path / "run.json", json.dumps(self.record, indent=2, default=str) + "\n")
+        write_atomically(json.dumps(self.record, indent=2, default=str) + "\n", self.path / "run.json")
 
     def finished(self, stage: str, print_: str) -> bool:
         entry = self.record["stages"].get(stage)
@@ -111,7 +105,7 @@ class RunFolder:
             else:
                 shutil.rmtree(partial)
         partial.mkdir(exist_ok=True)
-        write_atomically(mark, f"{print_} {spent:.1f}")
+        write_atomically(f"{print_} {spent:.1f}", mark)
         self.started = time.monotonic() - spent
         return partial
 

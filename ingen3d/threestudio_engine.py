@@ -39,7 +39,7 @@ def check_installation(root: str | Path | None) -> Path:
 
 def stage_config(stage: str, preset: Preset, domain: Path | None, prompt: str, settings: Settings, steps: int | None) -> DictConfig:
     """configs/threestudio's for a stage, with this run's models, camera and prompt. domain: its folder. steps: None keeps the configuration's own."""
-    name, zero123 = (str(Path(name).resolve()) if Path(name).is_dir() else name for name in (preset.name, preset.zero123))  # it runs elsewhere
+    name, zero123 = (str(Path(name).absolute()) if Path(name).exists() else name for name in (preset.name, preset.zero123))  # it runs elsewhere
     if preset.name in PRESETS:
         name = zero123 = preset.name
     camera, config = settings.camera, OmegaConf.load(configs_folder() / "threestudio" / f"{CONFIGS[stage]}.yaml")

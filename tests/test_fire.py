@@ -1,16 +1,21 @@
 """Every stage of the firing, two steps long, on made-up views: what it writes is what the pipelines load."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from core.conditions import canny
+from core.domains import find_domain
 from core.kiln import data, fire
 from core.kiln.judge import Judge
 from core.pipeline import InDomainPipeline
+from core.training import domain as domain_module
 from ingen3d.cameras import Cameras
 from ingen3d.zero123 import Zero123
 
@@ -48,6 +53,87 @@ def test_the_fired_prior_and_domain_are_an_in_domain_pipeline(kiln):
     assert pipe.encode_images(images * 2 - 1).shape == (1, 8, 16, 16)
 
 
+def test_the_fired_domain_is_the_kilns_wherever_it_was_fired(kiln):
+    fired = kiln.weights / "domains" / "porcelain"
+    assert find_domain(fired).prior == find_domain(fired).training["prior"] == "kiln"
+    assert 'from_pretrained("kiln"' in (fired / "README.md").read_text()
+
+
+@pytest.fixture
+def refired(kiln, tmp_path, monkeypatch):
+    """A copy of the fired kiln, and the pictures that porcelain encodes when it is fired once more."""
+    encoded = []
+
+    def encode(pipe, pictures, file, *_):
+        encoded.append(pictures.source)
+        torch.zeros(32, pipe.unet.config.in_channels, 16, 16).numpy().tofile(file)
+
+    monkeypatch.setattr(domain_module, "encode", encode)
+    monkeypatch.setattr(domain_module, "optimise_text_feature", lambda unet, scheduler, latents, starts, *_, **__: next(iter(starts.values())))
+    monkeypatch.setattr(domain_module, "fit", lambda *_: [1.0])
+    for name in ("cache", "weights"):
+        shutil.copytree(getattr(kiln, name), tmp_path / name)
+    copy = fire.Kiln(tmp_path / "cache", "cpu", scale=1e-6, quiet=True, weights=tmp_path / "weights")
+    copy.porcelain()
+    encoded.clear()
+    return copy, encoded
+
+
+def nudge(file):
+    """Change the weights in a file."""
+    weights = load_file(file)
+    save_file({key: value * 1.01 if value.is_floating_point() else value for key, value in weights.items()}, file)
+
+
+@pytest.mark.parametrize("part", ["vae", "unet"])
+def test_porcelain_starts_anew_over_a_prior_fired_anew(part, refired):
+    kiln, encoded = refired
+    kiln.porcelain()
+    assert not encoded, "what it was made from is the same"
+    nudge(kiln.weights / "prior" / part / "diffusion_pytorch_model.safetensors")
+    kiln.porcelain()
+    assert len(encoded) == 1
+
+
+def test_porcelain_starts_anew_on_views_rendered_anew(refired):
+    kiln, encoded = refired
+    shard = kiln.cache / "data" / "porcelain" / "shard-0000.npy"
+    np.save(shard, np.load(shard)[:, ::-1])
+    kiln.porcelain()
+    assert len(encoded) == 1
+
+
+def test_porcelain_starts_anew_with_weights_elsewhere(refired):
+    kiln, encoded = refired
+    kiln.weights = kiln.weights.rename(kiln.weights.with_name("moved"))
+    kiln.porcelain()
+    assert len(encoded) == 1
+
+
+def test_a_kiln_killed_before_porcelain_starts_anew_still_starts_anew(refired, monkeypatch):
+    kiln, encoded = refired
+    nudge(kiln.weights / "prior" / "vae" / "diffusion_pytorch_model.safetensors")
+
+    def killed(*_, **__):
+        raise SystemError
+
+    with monkeypatch.context() as patch, pytest.raises(SystemError):
+        patch.setattr(shutil, "rmtree", killed)
+        kiln.porcelain()
+    kiln.porcelain()
+    assert len(encoded) == 1
+
+
+def test_the_packages_own_weights_are_the_kiln_by_a_relative_path_too(refired, monkeypatch):
+    kiln, presets = refired[0], []
+    monkeypatch.setattr(domain_module, "train_domain", lambda *_, preset, **__: presets.append(preset))
+    monkeypatch.setattr(fire, "WEIGHTS", kiln.weights)
+    monkeypatch.chdir(kiln.weights.parent)
+    kiln.weights = Path("weights")
+    kiln.porcelain()
+    assert presets == ["kiln"]
+
+
 def test_the_fired_controlnet_is_one_for_the_fired_prior_and_has_something_to_say(kiln):
     pipe = InDomainPipeline.from_pretrained(str(kiln.weights / "prior"))
     edges = canny(Image.fromarray(kiln.views("base").images[0]))
@@ -73,8 +159,6 @@ def test_the_fired_judge_loads(kiln):
 
 
 def test_weights_are_half_precision_safetensors(kiln):
-    from safetensors.torch import load_file
-
     files = list(kiln.weights.rglob("*.safetensors"))
     assert len(files) >= 9 and not list(kiln.weights.rglob("*.bin"))
     assert all(v.dtype in (torch.float16, torch.int64) for f in files if "text_feature" not in f.name for v in load_file(f).values())

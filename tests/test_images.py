@@ -118,6 +118,28 @@ def test_links_to_folders_are_followed_and_none_round_in_a_circle(tmp_path):
     assert names == [str(tmp_path / "data" / name) for name in ("0.png", "linked/deep/0.png")]
 
 
+def test_a_folder_that_several_links_lead_to_is_read_once(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "a" / "0.png")
+    for link in ("b", "c"):
+        (tmp_path / link).symlink_to(tmp_path / "a")
+    assert [name for name, _ in Pictures(tmp_path, SIZE).files()] == [str(tmp_path / "a" / "0.png")]
+
+
+@pytest.mark.parametrize("change", ["deep/1.png", "deep/0.png", "1.png"])
+def test_what_is_new_behind_a_link_is_a_change(change, tmp_path):
+    for name in ("elsewhere/deep/0.png", "data/0.png", "latents"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (0, 0), follow_symlinks=False)
+    pictures = Pictures(tmp_path / "data", SIZE)
+    assert not pictures.changed_since(tmp_path / "latents")
+    (tmp_path / "elsewhere" / change).touch()
+    assert pictures.changed_since(tmp_path / "latents")
+
+
 def test_tar_shards_give_their_pictures_and_leave_what_is_beside_them(tmp_path, caplog):
     files, shards = tmp_path / "files", tmp_path / "shards"
     for folder in (files, shards):

@@ -1,6 +1,5 @@
 """The whole chain with small stand-in models: a painter for the pipeline, an oracle for the scores."""
 
-import contextlib
 import json
 import os
 import runpy
@@ -246,6 +245,11 @@ def test_a_model_is_known_by_its_weights_and_a_hub_id_by_its_name(tmp_path):
     before = models_fingerprint(tmp_path / "a")
     torch.save({"x": torch.ones(9)}, tmp_path / "a" / "unet" / "diffusion_pytorch_model.bin")  # all that zero123-xl has
     assert models_fingerprint(tmp_path / "a") != before
+    file, prints = tmp_path / "prior.safetensors", []
+    for value in range(2):
+        save_file({"x": torch.full((200_000,), float(value))}, file)
+        prints += [models_fingerprint(file), models_fingerprint(shutil.copy(file, tmp_path / "copy.safetensors"))]
+    assert prints[0] == prints[1] != prints[2] == prints[3], "a file too is known by its weights"
 
 
 def test_runs_from_other_pictures_or_presets_do_not_share_a_folder(tmp_path):
@@ -296,7 +300,7 @@ def test_a_run_killed_while_a_stage_ends_has_no_stage_on_record_that_its_files_a
             raise SystemError
         return result
 
-    with monkeypatch.context() as patch, contextlib.suppress(SystemError):
+    with monkeypatch.context() as patch, pytest.raises(SystemError):
         patch.setattr(module, name, killed)
         run.end("init", "new", as_folder=True)
     run = RunFolder(tmp_path)

@@ -396,13 +396,18 @@ def test_a_training_that_has_ended_is_not_done_again(tmp_path):
     assert threestudio_engine.last_losses(tmp_path / "threestudio") == {}
 
 
-def test_a_launch_finds_folders_that_were_named_from_where_it_does_not_run(tiny_sd, domain, monkeypatch):
+def test_a_launch_finds_models_that_were_named_from_where_it_does_not_run(tiny_sd, domain, tmp_path, monkeypatch):
     monkeypatch.chdir(tiny_sd.parent)
     found = find_preset(tiny_sd.name), find_domain(domain.name).folder
     config = threestudio_engine.stage_config("refine", *found, "a vase: red", load_settings("sd15"), steps=None)
     assert config.system.guidance.pretrained_model_name_or_path == str(tiny_sd) and config.system.guidance.domain_model == str(domain)
     assert (config.data.eval_fovy_deg, config.data.eval_camera_distance, config.data.eval_elevation_deg) == (20.0, 3.8, 5.0)
     assert OmegaConf.create(OmegaConf.to_yaml(config)).system.prompt_processor.prompt == "a vase: red"
+    monkeypatch.chdir(tmp_path)
+    Path("blob").touch()
+    Path("prior.safetensors").symlink_to("blob")  # as the Hub's cache has it: where the link leads no suffix tells what it is
+    config = threestudio_engine.stage_config("refine", find_preset("prior.safetensors"), None, "a vase", load_settings("sd15"), steps=None)
+    assert config.system.guidance.pretrained_model_name_or_path == str(tmp_path / "prior.safetensors")
 
 
 def test_what_the_engine_lacks_is_one_clear_line(tmp_path, monkeypatch):

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from ..checkpoints import fingerprint, save_atomically
+from ..checkpoints import fingerprint, save_atomically, write_atomically
 from ..devices import find_device
 from . import autoencoder, clip, controlnet, judge, prior, zero123
 from .data import Views, composite, load_views, render_world
@@ -111,12 +111,19 @@ class Kiln:
         tokenizer.backend_tokenizer.model.save(str(self.weights / "prior" / "tokenizer"))  # as the transformers that threestudio pins reads it
 
     def porcelain(self) -> None:
-        """`scripts/train_domain.py` itself, on a folder of pictures."""
+        """`scripts/train_domain.py` itself, on a folder of pictures; begun on others, or over another prior, it starts anew."""
         from ..training.domain import train_domain
 
-        preset = "kiln" if self.weights == WEIGHTS else str(self.weights / "prior")
-        train_domain("porcelain", self.porcelain_folder(), preset=preset, out=self.weights / "domains" / "porcelain",
-                     work=self.cache / "porcelain", steps=self.steps["porcelain"], learning_rate=3e-4, snr_gamma=prior.MAX_SNR, ema_decay=0.999,
+        preset = "kiln" if self.weights.resolve() == WEIGHTS.resolve() else str(self.weights / "prior")
+        work, pictures = self.cache / "porcelain", self.porcelain_folder()
+        unet = UNet2DConditionModel.from_pretrained(self.weights / "prior" / "unet", torch_dtype=torch.float32)
+        made_from = digest(self.views("porcelain").images, fingerprint(unet, self.load_vae()), preset, str(pictures.resolve()))
+        mark = work.with_suffix(".txt")
+        if not (mark.exists() and mark.read_text() == made_from):
+            shutil.rmtree(work, ignore_errors=True)  # before the mark says otherwise: killed in between, it starts anew again
+            write_atomically(made_from, mark)
+        train_domain("porcelain", pictures, preset=preset, prior="kiln", out=self.weights / "domains" / "porcelain",
+                     work=work, steps=self.steps["porcelain"], learning_rate=3e-4, snr_gamma=prior.MAX_SNR, ema_decay=0.999,
                      batch_size=16, dtype=torch.float16, licence="apache-2.0", device=self.device, quiet=self.quiet)
 
     def zero123(self) -> None:

@@ -39,14 +39,12 @@ def check_numbers(parts: int, **numbers: float | None) -> None:
 
 
 def load_prior(name: str, device: torch.device) -> InDomainPipeline:
-    """Raises UserError for a prior over which no domain can be learned."""
+    """Raises UserError for one that cannot be a prior, see `check_prior`, and one over which no domain can be learned."""
     pipe = InDomainPipeline.from_pretrained(name)
-    unet, says, channels = pipe.unet.config, pipe.scheduler.config.prediction_type, pipe.vae.config.latent_channels
+    unet, channels = pipe.unet.config, pipe.vae.config.latent_channels
     try:
-        if says not in ("epsilon", "v_prediction"):
-            raise ValueError(f"it predicts '{says}', neither epsilon nor v_prediction")
-        if unet.in_channels != channels or unet.out_channels != channels:
-            raise ValueError(f"its UNet takes {unet.in_channels} channels and gives {unet.out_channels}, where latents have {channels}")
+        if unet.out_channels != channels:
+            raise ValueError(f"its UNet gives {unet.out_channels} channels, where latents have {channels}")
         if not isinstance(unet.sample_size, int):
             raise ValueError(f"its latents of size {unet.sample_size} are not square")
         with torch.device("meta"):

@@ -6,7 +6,6 @@ import re
 import tarfile
 from collections.abc import Iterator
 from io import BytesIO
-from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -68,9 +67,10 @@ class Pictures:
         return files_in_dataset(self.source, self.column)
 
     def changed_since(self, file: Path) -> bool:
-        """Whether a file or folder of the source is newer than `file`; of a dataset on the Hub nobody knows."""
+        """Whether a file or folder that is read is newer than `file`; of a dataset on the Hub nobody knows."""
         path, then = Path(self.source), file.stat().st_mtime_ns
-        return path.exists() and any(part.lstat().st_mtime_ns > then for part in chain([path], path.rglob("*")))
+        parts = walk(path, set()) if path.is_dir() else [path] if path.exists() else []
+        return any(part.stat().st_mtime_ns > then for part in parts)
 
     def batches(self, size: int, quiet: bool = True) -> Iterator[torch.Tensor]:
         """(<= size, 3, resolution, resolution)."""
@@ -84,21 +84,30 @@ class Pictures:
             yield torch.stack(batch)
 
 
-def files_in(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[str, Path | BinaryIO]]:
-    """Every file below a folder, and those in its tar files. Of hundreds of thousands no more is held than the names in one folder.
+def walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """A folder and all folders and files below it. Of hundreds of thousands no more is held than the names in the folders above one.
 
-    above: the folders that it lies in, as a link to one of them would lead round in a circle.
+    seen: the folders that were walked through, to which those of this walk are added: however many links lead to one, it counts once.
     """
     here = folder.resolve()
-    if here in above:
+    if here in seen:
         return
+    seen.add(here)
+    yield folder
     for name in sorted(os.listdir(folder)):  # a disk's own order differs from that of its copy
         path = folder / name
         if name.startswith("."):
             continue
         if path.is_dir():
-            yield from files_in(path, (*above, here))
+            yield from walk(path, seen)
         elif path.is_file():
+            yield path
+
+
+def files_in(folder: Path) -> Iterator[tuple[str, Path | BinaryIO]]:
+    """Every file below a folder, and those in its tar files."""
+    for path in walk(folder, set()):
+        if path.is_file():
             yield from files_in_tar(path) if path.suffix == ".tar" else [(str(path), path)]
 
 

@@ -39,6 +39,7 @@ def train_domain(
     work: str | Path | None = None,
     phrase: str = "{prompt}",
     licence: str = "other",
+    prior: str | None = None,
     image_column: str | None = None,
     steps: int = 1000,
     batch_size: int = 32,
@@ -67,6 +68,7 @@ def train_domain(
     preset: the prior, a preset's name, a folder or a Hub id. out: the folder to write, by default where `find_domain(name)` looks.
     work: latents, checkpoints, loss.csv and sample grids, by default OUT.work. phrase: how prompts are said, with "{prompt}" in it.
     licence: of the domain's model, as the Hugging Face Hub names them, such as cc-by-4.0.
+    prior: what the domain names as its prior, where that is to be known as something other than the preset.
     learning_rate: the preset's by default (the paper's 1e-5 for SD1.5). snr_gamma: of min-SNR weighting (5 is usual), none by default.
     dtype: of the saved weights, which are the moving average.
     accumulation: parts of a batch that are computed one after the other, and gradient_checkpointing: both for less memory, to the same end;
@@ -125,7 +127,7 @@ def train_domain(
             history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample, sample_every, scaler,
                           best, log, quiet)
     if state.is_main_process:
-        prior = public_name(found.name)
+        prior = prior or public_name(found.name)
         record = settings | {"data": pictures.name, "prior": prior, "images": len(latents) // 2} | describe(history, best)
         domain = Domain(out, name, phrase, prior, pictures.resolution, licence, unet_fingerprint(pipe.unet), record)
         save_domain(domain, unet.to(dtype), feature)
