@@ -1,6 +1,7 @@
 """Random tiny diffusers models, in the layout of the real ones."""
 
 import json
+import signal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisio
 from core.zero123 import CCProjection
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 WORDS = "a the of photo vase bowl jar blue red white porcelain with and in on"
 MAX_TOKENS = 16
 
