@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import UserError
+from .images import reason
 
 WEIGHTS = Path(__file__).parent / "kiln" / "weights"
 
@@ -88,13 +89,12 @@ def wanted(name: str, files: str) -> Iterator[None]:
     except (SafetensorError, *hub_errors()) as error:
         if Path(name).is_relative_to(WEIGHTS) and not Path(name).is_dir():
             raise UserError(f"the kiln lacks {files} in {name}: run `python scripts/fire_kiln.py data {Path(name).name}`, or install ingen3d anew") from error
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         if is_hub_id(name) and not Path(name).is_dir():
             raise UserError(
-                f"could not get {files} of '{name}' from the Hugging Face Hub ({reason[:160]}): with a network run "
+                f"could not get {files} of '{name}' from the Hugging Face Hub ({reason(error)[:160]}): with a network run "
                 f"`hf download {name}`, then give its folder or carry its cache over and set HF_HOME"
             ) from error
-        raise UserError(f"'{name}' is no usable model folder, wanted {files} ({reason[:160]})") from error
+        raise UserError(f"'{name}' is no usable model folder, wanted {files} ({reason(error)[:160]})") from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

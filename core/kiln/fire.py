@@ -27,6 +27,11 @@ STEPS = {"autoencoder": 2900, "decoder": 1900, "clip": 250, "prior": 4400, "porc
          "judge": 1500}
 
 
+def has_changed(mark: Path, made_from: str) -> bool:
+    """Whether what a file marks was made from something else, or not at all."""
+    return not mark.exists() or mark.read_text() != made_from
+
+
 class Kiln:
     """A stage reads what earlier stages left in `cache` and `weights`, trains, and writes its part of `weights`."""
 
@@ -47,7 +52,7 @@ class Kiln:
         """The porcelain domain as a user would have it: a folder of PNG files, no captions."""
         folder, images = self.cache / "porcelain-images", self.views("porcelain").images
         mark, made_from = folder.with_suffix(".txt"), digest(images)
-        if not (folder.exists() and mark.exists() and mark.read_text() == made_from):
+        if not folder.exists() or has_changed(mark, made_from):
             partial = folder.with_suffix(".partial")
             for old in (partial, folder):
                 shutil.rmtree(old, ignore_errors=True)
@@ -55,7 +60,7 @@ class Kiln:
             for i, rgba in enumerate(images):
                 Image.fromarray(np.uint8((composite(rgba) + 1) * 127.5 + 0.5)).save(partial / f"{i:05d}.png")
             partial.rename(folder)
-            mark.write_text(made_from)
+            write_atomically(made_from, mark)
         return folder
 
     def autoencoder(self) -> None:
@@ -117,9 +122,9 @@ class Kiln:
         preset = "kiln" if self.weights.resolve() == WEIGHTS.resolve() else str(self.weights / "prior")
         work, pictures = self.cache / "porcelain", self.porcelain_folder()
         unet = UNet2DConditionModel.from_pretrained(self.weights / "prior" / "unet", torch_dtype=torch.float32)
-        made_from = digest(self.views("porcelain").images, fingerprint(unet, self.load_vae()), preset, str(pictures.resolve()))
+        made_from = digest(pictures.with_suffix(".txt").read_text(), fingerprint(unet, self.load_vae()), preset, str(pictures.resolve()))
         mark = work.with_suffix(".txt")
-        if not (mark.exists() and mark.read_text() == made_from):
+        if has_changed(mark, made_from):
             shutil.rmtree(work, ignore_errors=True)  # before the mark says otherwise: killed in between, it starts anew again
             write_atomically(made_from, mark)
         train_domain("porcelain", pictures, preset=preset, prior="kiln", out=self.weights / "domains" / "porcelain",
