@@ -35,7 +35,7 @@ class PriorLoader(FromSingleFileMixin):
         """
         preset, domain = find_preset(pretrained_model_name_or_path), find_domain(domain)  # an unknown one is said before anything is loaded
         kwargs = {"dtype": kwargs.pop("torch_dtype", torch.float32)} | kwargs
-        names = ("guidance_scale", "num_inference_steps", "domain_scale", "control_scale", "unconditional_scale", "guidance_interval")
+        names = ("guidance_scale", "num_inference_steps", "domain_scale", "control_scale", "unconditional_scale", "guidance_interval", "guidance_every")
         defaults = {name: getattr(preset, name) for name in names}
         with wanted(preset.prior, "a Stable Diffusion pipeline (unet, vae, text_encoder, tokenizer, scheduler)"):
             is_file = Path(preset.prior).is_file()

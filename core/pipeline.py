@@ -42,7 +42,7 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
     """A Stable Diffusion prior and, where there is one, a domain's null-text UNet.
 
     phrase: how a prompt is said in the domain, with "{prompt}" in it. guidance_scale, num_inference_steps and, where there is a domain,
-    unconditional_scale (w_d without a prompt) and guidance_interval: what calls use by default. So are domain_scale and control_scale with
+    unconditional_scale (w_d without a prompt), guidance_interval and guidance_every: what calls use by default. So are domain_scale and control_scale with
     a domain and a prompt, unless guidance_scale or further terms ask for Sec. 3.4's weights.
     `enable_model_cpu_offload` keeps both UNets on the GPU during a call, as each step needs them; `enable_sequential_cpu_offload` neither.
     """
@@ -65,13 +65,15 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         control_scale: tuple | None = None,
         unconditional_scale: float = 1.0,
         guidance_interval: tuple = (0.0, 1.0),  # diffusers warns of tuple[float, float]
+        guidance_every: int = 1,
     ):
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet)
         self.register_modules(scheduler=scheduler, domain_unet=domain_unet)
         self.register_to_config(phrase=phrase, guidance_scale=guidance_scale)
         self.register_to_config(domain_scale=domain_scale, control_scale=control_scale)
-        self.register_to_config(num_inference_steps=num_inference_steps, unconditional_scale=unconditional_scale, guidance_interval=guidance_interval)
+        self.register_to_config(num_inference_steps=num_inference_steps, unconditional_scale=unconditional_scale)
+        self.register_to_config(guidance_interval=guidance_interval, guidance_every=guidance_every)
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self.control_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor, do_normalize=False)
@@ -162,6 +164,7 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         rectify: bool = True,
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_every: int = 1,
         timesteps: torch.Tensor | None = None,
     ) -> MultiGuidance:
         """`(z_t, t) -> eps` for `batch` images: the rule with the domain's term, the prompt's term and others, as far as there are such.
@@ -171,7 +174,7 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         evenly; None for Sec. 3.4's. prompt None is unconditional: w_d is `unconditional_scale` (1 is the domain's own prediction, as eps_0
         cancels), and the prior's prediction without a domain. controls: what `control` gives, for the prompt's term. terms: more, from this or other pipelines.
         rectify: eps_0 is the bare prior's (Sec. 3.2). Without, it is the network's that is customised, by a checkpoint (the last of `terms`)
-        or by ControlNets, as diffusers' own pipelines have it. guidance_rescale, guidance_interval, timesteps: as in MultiGuidance.
+        or by ControlNets, as diffusers' own pipelines have it. guidance_rescale, guidance_interval, guidance_every, timesteps: as in MultiGuidance.
         Raises UserError for an empty prompt, a scale of what is not there, lists of another length than `batch` and terms that do not fit.
         """
         if prompt is not None and not controls and not all(p.strip() for p in ([prompt] if isinstance(prompt, str) else prompt)):
@@ -181,6 +184,8 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
             if given is not None and lacking:
                 raise UserError(f"{scale} is {given} but there is no {lacking} for it to weigh: give one, or leave it out")
         check_interval("guidance_interval", *guidance_interval)
+        if guidance_every < 1:
+            raise UserError(f"guidance_every is {guidance_every}: give 1, which evaluates all terms at every step, or more")
         negative = per_image(negative_prompt or "", batch, "negative_prompt")
         uncond = Term(self.unet, self.encode_prompt(negative), None, self.alphas_cumprod)
         if prompt is not None or controls:
@@ -191,7 +196,7 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         if self.domain_unet is not None:
             terms = [self.domain_term(self.config.unconditional_scale if domain_scale is None and not terms else domain_scale), *terms]
         guidance_scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
-        return MultiGuidance(uncond, terms, guidance_scale, guidance_rescale, guidance_interval, timesteps)
+        return MultiGuidance(uncond, terms, guidance_scale, guidance_rescale, guidance_interval, guidance_every, timesteps)
 
     @torch.inference_mode()
     def __call__(
@@ -215,7 +220,7 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple:
         """Images of a prompt in the domain; arguments as in diffusers' StableDiffusionPipeline, `guidance` as in `noise_predictor`.
 
-        guidance_interval: by default the pipeline's own where there is a domain, all steps where there is none. So are domain_scale and
+        guidance_interval, guidance_every: by default the pipeline's own where there is a domain, all steps where there is none. So are domain_scale and
         control_scale for a prompt, where neither guidance_scale nor `terms` ask for Sec. 3.4's weights.
         With a list of generators each image has its own noise and does not depend on what else is in the batch.
         output_type: "pil", "np" (B, H, W, 3) in [0, 1], "pt" (B, 3, H, W) in [0, 1] or "latent" (B, C, h, w).
@@ -238,8 +243,9 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         scheduler = type(self.scheduler).from_config(self.scheduler.config)  # one of its own for each call
         start = 1.0 if image is None else strength
         timesteps = last_timesteps(scheduler, steps, start)
-        if guidance.get("guidance_interval") is None:
-            guidance["guidance_interval"] = (0.0, 1.0) if self.domain_unet is None else self.config.guidance_interval
+        for name, without in (("guidance_interval", (0.0, 1.0)), ("guidance_every", 1)):
+            if guidance.get(name) is None:
+                guidance[name] = without if self.domain_unet is None else self.config[name]
         if prompt is not None and self.domain_unet is not None and guidance_scale is None and not guidance.get("terms"):
             for name in ("domain_scale", "control_scale"):
                 guidance[name] = self.config[name] if guidance.get(name) is None else guidance[name]
