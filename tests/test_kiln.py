@@ -11,11 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from core.conditions import load_controlnet
 from core.errors import UserError
 from core.kiln import autoencoder, controlnet, data, fire, glazes, judge, shapes
 from core.kiln.clip import caption_corpus, new_tokenizer
 from core.kiln.loop import digest, fit
 from core.kiln.prior import denoising_loss, new_scheduler
+from core.pipeline import InDomainPipeline
 from tests.test_fire import made_up_views
 
 from .conftest import tiny_pipeline
@@ -253,3 +255,14 @@ def test_each_image_is_compared_with_the_view_whose_edges_it_was_to_follow():
             return SimpleNamespace(images=torch.stack([seen[p] for p in prompt]) if scale else torch.ones_like(pictures))
 
     assert edge_agreement(Ideal(), None, views, quiet=True, batch_size=2) == {"with": 1.0, "without": 0.0}
+
+
+def test_the_shipped_controlnet_has_the_domain_drawn_along_a_pictures_edges(kiln_weights):
+    pytest.importorskip("torchmetrics")
+    from core.evaluation.kiln import edge_agreement
+
+    pipe = InDomainPipeline.from_pretrained("kiln", domain="porcelain")
+    teapot = pipe("a glossy green teapot", domain_scale=0.0, control_scale=5.0, num_inference_steps=10, generator=torch.Generator().manual_seed(3)).images[0]
+    views = data.Views(np.stack([np.asarray(teapot.convert("RGBA"))] * 3), [{"caption": None, "class": "teapot"}] * 3)
+    score = edge_agreement(pipe, load_controlnet("kiln", pipe.unet), views, quiet=True, num_inference_steps=10)
+    assert score["with"] > score["without"] + 0.15
