@@ -25,7 +25,7 @@ from ..presets import find_preset
 from .best import KeepBest, domain_images, fid_measure, find_fid_features
 from .checks import check_numbers, check_target, load_prior
 from .data import Pictures, encode, load_latents
-from .fit import denoising_gradients, find_precision, fit
+from .fit import denoising_gradients, find_precision, fit, steps_every
 from .text_feature import initial_features, optimise_text_feature
 
 logger = logging.getLogger(__name__)
@@ -124,8 +124,8 @@ def train_domain(
             if fid_every:
                 measure = fid_measure(pipe, pictures, work / "fid.safetensors", extractor, fid_images, at_once, seed, autocast, quiet)
                 best = KeepBest(measure, fid_every, patience)
-            history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample, sample_every, scaler,
-                          best, log, quiet)
+            history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample,
+                          steps_every(sample_every, steps), scaler, best, log, quiet)
     if state.is_main_process:
         prior = prior or public_name(found.name)
         record = settings | {"data": pictures.name, "prior": prior, "images": len(latents) // 2} | describe(history, best)
