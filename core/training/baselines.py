@@ -53,14 +53,16 @@ def train_baseline(
 ) -> Path:
     """Customise a prior for the domain `name` by one of `methods.METHODS`, from images alone; returns a folder in StableDiffusionPipeline's layout.
 
-    `baseline.json` in it says the prompt that it was trained under, "a photo of [V] <domain name>", and as `phrase` how prompts are said.
+    `baseline.json` in it says the prompt that it was trained under, "a photo of [V] <domain name>", and as `phrase` how prompts are said:
+    "a photo of {prompt}, [V] <domain name>".
     out: by default outputs/baselines/NAME/METHOD. keep_at: steps after which the same folder is written too, as OUT-step-000500.
     learning_rate: the method's by default. The rest is as in `train_domain`, whose batches, noise and moving average these are;
     `accelerate launch` shares the work, and a killed run goes on where it was. Raises UserError.
     """
     how, found = find_method(method), find_preset(preset)
     out = Path(out) if out else Path("outputs") / "baselines" / name / method
-    phrase = f"{{prompt}}, {domain_words(how, name)}"
+    # the template with the prompt in it; with the whole template before the prompt the kiln's untouched prior draws nothing that is asked for
+    phrase = f"a photo of {{prompt}}, {domain_words(how, name)}"
     kept = {step: out.with_name(f"{out.name}-step-{step:06d}") for step in sorted(keep_at)}
     for folder in (out, *kept.values()):
         check_target(name, phrase, folder, "baseline")
