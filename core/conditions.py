@@ -100,7 +100,8 @@ def check_terms(terms: Sequence[Term], unet: UNet2DConditionModel, batch: int) -
         theirs, ours = term.network.config.in_channels, unet.config.in_channels
         if theirs != ours:
             raise UserError(f"a term's UNet takes latents of {theirs} channels, this prior's {ours}: a customised checkpoint must share its latent space")
-        for what, given in [("prompts", term.context), *(("control pictures", control.image) for control in term.controls)]:
+        pictures = (("control pictures", control.image) for control in term.controls)
+        for what, given in [("prompts", term.context), ("negative prompts", term.unconditional), *pictures]:
             if given is not None and len(given) not in (1, batch):
                 raise UserError(f"a term has {len(given)} {what} for {batch} images: give one for all, or one for each")
 

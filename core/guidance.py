@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from .terms import Step, Term, convert, predict_together
+from .terms import Step, Term, convert, has_weight, predict_together
 
 NoisePredictor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -35,12 +35,13 @@ class MultiGuidance:
     def __init__(self, uncond: Term, terms: Sequence[Term], guidance_scale: float = 7.0, guidance_rescale: float = 0.0,
                  guidance_interval: tuple[float, float] = (0.0, 1.0), guidance_every: int = 1, timesteps: torch.Tensor | None = None):
         self.uncond, self.guidance_scale = uncond, guidance_scale
-        self.terms = [term for term in terms if term.weight is None or torch.as_tensor(term.weight).any()]
+        self.terms = [term for term in terms if has_weight(term.weight)]
         self.guidance_rescale, self.guidance_interval, self.guidance_every = guidance_rescale, guidance_interval, guidance_every
         self.timesteps = torch.arange(999, -1, -1) if timesteps is None else timesteps.cpu()
         self.weights: torch.Tensor | None = None
         self.held: dict[int, torch.Tensor] = {}  # what was predicted when all terms last were, by number, 0 for eps_0
-        self.held_at = 0  # and at which step
+        self.held_at = 0  # and at which step,
+        self.held_controls: list[bool] = []  # with which ControlNets
 
     def __call__(self, z_t: torch.Tensor, t: torch.Tensor | int) -> torch.Tensor:
         return self.prediction(z_t, t)
@@ -75,14 +76,15 @@ class MultiGuidance:
 
     def evaluate(self, used: list[int], z_t: torch.Tensor, t: torch.Tensor, step: Step) -> dict[int, torch.Tensor]:
         """The predictions by number, 0 for eps_0: all anew, or, until `guidance_every` steps after that, as far as one of them has moved."""
-        terms, now = [self.uncond, *self.terms], int(step.i[0])
-        in_between = self.held.keys() >= set(used) and 0 < now - self.held_at < self.guidance_every
-        anew = used[:2][-1:] if in_between else used  # of the terms the first, where there is one
+        terms = [self.uncond, *self.terms]
+        at_work = [bool(control.scale_at(step).any()) for term in terms for control in term.controls]
+        in_between = self.held.keys() >= set(used) and at_work == self.held_controls and 0 < int(step.i[0]) - self.held_at < self.guidance_every
+        anew = [next((i for i in used if i), 0)] if in_between else used  # of the terms the first, where there is one
         eps = dict(zip(anew, predict_together([terms[i] for i in anew], z_t, t, step, self.uncond.alphas_cumprod), strict=True))
         if in_between:
             moved = eps[anew[0]] - self.held[anew[0]]
             return {i: self.held[i] + moved for i in used}
-        self.held, self.held_at = eps, now
+        self.held, self.held_at, self.held_controls = eps, int(step.i[0]), at_work
         return eps
 
     def first_weights(self, eps_0: torch.Tensor, eps: Sequence[torch.Tensor], step: Step) -> torch.Tensor:

@@ -32,7 +32,7 @@ from .images import on_white
 from .loading import PriorLoader
 from .null_text import NullTextUNet
 from .sampling import denoise, last_timesteps
-from .terms import Control, Term
+from .terms import Control, Term, has_weight
 from .text import encode_prompts
 
 logger = logging.getLogger(__name__)
@@ -177,6 +177,7 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         or by ControlNets, as diffusers' own pipelines have it. guidance_rescale, guidance_interval, guidance_every, timesteps: as in MultiGuidance.
         Raises UserError for an empty prompt, a scale of what is not there, lists of another length than `batch` and terms that do not fit.
         """
+        controls = [control for control in controls if control.conditioning_scale]
         if prompt is not None and not controls and not all(p.strip() for p in ([prompt] if isinstance(prompt, str) else prompt)):
             raise UserError("the prompt is empty: say what to make, or give None for unconditional generation")
         for scale, given, lacking in (("domain_scale", domain_scale, self.domain_unet is None and "domain"),
@@ -188,8 +189,9 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
             raise UserError(f"guidance_every is {guidance_every}: give 1, which evaluates all terms at every step, or more")
         negative = per_image(negative_prompt or "", batch, "negative_prompt")
         uncond = Term(self.unet, self.encode_prompt(negative), None, self.alphas_cumprod)
-        if prompt is not None or controls:
+        if (prompt is not None or controls) and has_weight(control_scale):
             terms = [self.term(per_image(prompt or "", batch, "prompt"), control_scale, negative, controls, compose_prompt), *terms]
+        terms = [term for term in terms if has_weight(term.weight)]
         if not rectify:
             uncond = own_unconditional(terms)
         check_terms(terms, self.unet, batch)
@@ -228,7 +230,7 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         image: edit this picture, PIL or (B or 1, 3, H, W) in [0, 1], and not noise: `strength` 0 keeps it, 1 makes it anew (SDEdit).
         mask_image: PIL or (B or 1, 1, H, W) in [0, 1], white where to edit. Controls and pictures are of one size, by default the images' too.
         Raises UserError for an unknown argument, an empty prompt, no image to make, a size that is no multiple of the latents', sizes that
-        differ, a strength out of [0, 1], a mask without an image and lists or latents for another number of images.
+        differ, a strength out of [0, 1] or of no step, a mask without an image and lists or latents for another number of images.
         """
         check_arguments(guidance, self.noise_predictor, inspect.signature(self.__call__).parameters.keys() | {"batch", "timesteps"})
         batch = count_images(prompt, num_images_per_prompt, generator)
@@ -243,10 +245,14 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         scheduler = type(self.scheduler).from_config(self.scheduler.config)  # one of its own for each call
         start = 1.0 if image is None else strength
         timesteps = last_timesteps(scheduler, steps, start)
+        if start and not len(timesteps):
+            raise UserError(f"strength is {strength}, which takes none of {steps} steps: give {1 / steps:.2g} or more, or 0, which keeps the picture")
         for name, without in (("guidance_interval", (0.0, 1.0)), ("guidance_every", 1)):
             if guidance.get(name) is None:
                 guidance[name] = without if self.domain_unet is None else self.config[name]
-        if prompt is not None and self.domain_unet is not None and guidance_scale is None and not guidance.get("terms"):
+        guidance["terms"] = [term for term in guidance.get("terms", ()) if has_weight(term.weight)]
+        has_prompt = prompt is not None and has_weight(guidance.get("control_scale"))
+        if has_prompt and self.domain_unet is not None and guidance_scale is None and not guidance["terms"]:
             for name in ("domain_scale", "control_scale"):
                 guidance[name] = self.config[name] if guidance.get(name) is None else guidance[name]
         predict = self.noise_predictor(prompt, negative_prompt, batch, guidance_scale, timesteps=timesteps, **guidance)

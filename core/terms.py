@@ -23,6 +23,11 @@ class Step(NamedTuple):
         return table[self.i * len(table) // self.n]
 
 
+def has_weight(weight: float | Sequence[float] | None) -> bool:
+    """Whether a term of this weight has a say at any step; None is Sec. 3.4's, which is never 0."""
+    return weight is None or bool(torch.as_tensor(weight).any())
+
+
 @dataclass(eq=False)
 class Control:
     """A ControlNet and the picture that it reads; it adds to the inner features of a term's network (Zhang et al. 2023).

@@ -243,3 +243,29 @@ def test_where_predictions_differ_by_a_constant_it_does_not_matter_how_often_all
     always, seldom = make(1), make(5)
     for k, t in enumerate(STEPS):
         assert torch.allclose(seldom((k + 1) * z_t, t), always((k + 1) * z_t, t), atol=1e-5)
+
+
+def test_the_first_term_speaks_for_all_where_eps_0_cancels_too(z_t):
+    prior, domain, other = Linear(1.0), Linear(0.5), Linear(2.0)
+    rule = MultiGuidance(Term(prior), [Term(domain, weight=3.0), Term(other, weight=1.0)], guidance_interval=(0.0, 0.4), guidance_every=2, timesteps=STEPS)
+    for t in STEPS:
+        expected = rule(z_t, t)
+    assert torch.allclose(expected, (0.75 * 0.5 + 0.25 * 2) * z_t, atol=1e-6)
+    assert (len(prior.batches), len(other.batches), len(domain.batches)) == (1, 3, 5)
+
+
+def test_a_controlnet_that_goes_to_work_or_stops_has_all_evaluated_anew(z_t):
+    at_work = []
+
+    def net(z_t, t, encoder_hidden_states, controlnet_cond, conditioning_scale):
+        at_work.append(int(t))
+        return SimpleNamespace(down_block_res_samples=[conditioning_scale], mid_block_res_sample=0)
+
+    def unet(z_t, t, encoder_hidden_states, down_block_additional_residuals=(0,), mid_block_additional_residual=0):
+        return SimpleNamespace(sample=z_t + down_block_additional_residuals[0])
+
+    control = Control(net, torch.zeros(1, 3, 64, 64), 1.0, start=0.2, end=0.8)
+    terms = [Term(Linear(0.5), weight=2.0), Term(unet, context(0.0), weight=3.0, controls=[control])]
+    rule = MultiGuidance(Term(Linear(1.0)), terms, guidance_every=5, timesteps=STEPS)
+    added = [rule(z_t, t) - (z_t + 2 * -0.5 * z_t) for t in STEPS]
+    assert [round(float(x.mean()), 4) for x in added] == [0, 3, 3, 3, 0] and at_work == [700]

@@ -213,8 +213,14 @@ def test_terms_and_controls_of_weight_0_change_nothing_and_are_not_called(pipe, 
     for network in (net, dream.unet):
         network.register_forward_hook(lambda *_: called.append(1))
     nothing = dict(controls=[pipe.control(net, torch.rand(1, 3, 16, 16), 0.0)], terms=[dream.term("a jar", 0)])
-    assert torch.equal(draw(pipe, "a vase", **nothing), draw(pipe, "a vase")) and not called
-    assert torch.equal(draw(pipe, "a vase", domain_scale=0.0), draw(pipe, "a vase", domain_scale=[0.0]))
+    for own in ({}, {"domain_scale": (2.0, 4.0), "control_scale": (5.0, 3.0), "unconditional_scale": 3.0}):  # defaults hold as without the terms
+        pipe.register_to_config(**own)
+        for prompt, settings in (("a vase", {}), (None, {}), ("a vase", {"rectify": False})):
+            assert torch.equal(draw(pipe, prompt, **nothing, **settings), draw(pipe, prompt, **settings))
+        assert torch.equal(draw(pipe, "a vase", control_scale=0.0), draw(pipe, None)) and not called
+    pipe.unet.register_forward_hook(lambda *_: called.append(1))
+    draw(pipe, "a vase", control_scale=0.0, domain_scale=1.0)
+    assert not called
 
 
 def test_weights_for_each_step_follow_the_samplers_steps(prior):
@@ -233,6 +239,7 @@ def test_images_take_the_size_of_what_their_controls_read(prior):
 @pytest.mark.parametrize("wrong, said", [
     (dict(prompt=" "), "empty"), (dict(prompt=["a", ""]), "None"), (dict(prompt="a", height=15), "multiple of 2"),
     (dict(terms=[], rectify=False), "rectify"), (dict(prompt="a", strength=1.5, image=PICTURE), "strength is 1.5"),
+    (dict(prompt="a", strength=0.2, image=PICTURE, num_inference_steps=4), "none of 4 steps: give 0.25"),
     (dict(prompt="a", mask_image=PICTURE), "no image"), (dict(prompt="a", image=PICTURE, mask_image=torch.zeros(1, 1, 8, 8)), "mask is 8 x 8"),
     (dict(prompt="a", image=torch.zeros(3, 3, 16, 16)), "3 pictures"),
     (dict(prompt="a", num_inference_steps=0), "num_inference_steps is 0"), (dict(prompt=["a", "b"], negative_prompt=["c"]), "negative_prompt"),
@@ -287,6 +294,7 @@ def test_conditions_that_do_not_fit_are_said(prior, tiny_sd, tmp_path):
         (lambda: prior("a", controls=[prior.control(net, PICTURE)], height=32), "16 x 16 px, the image 16 x 32"),
         (lambda: prior("a", controls=[prior.control(net, torch.zeros(3, 3, 16, 16))]), "3 control pictures"),
         (lambda: prior(["a", "b"], terms=[prior.term(["c"] * 3)]), "3 prompts for 2 images"),
+        (lambda: prior(["a", "b"], terms=[prior.term("c", 1.0, ["d"] * 3)], rectify=False), "3 negative prompts for 2 images"),
         (lambda: prior("a", guidance_interval=(0.5, 1.5)), "guidance_interval: 0.5 to 1.5"),
         (lambda: prior("a", guidance_every=0), "guidance_every is 0"), (lambda: prior.domain_term(), "no domain"),
         (lambda: prior("a", terms=[Term(tiny_unet(in_channels=8))]), "8 channels"),
