@@ -1,15 +1,14 @@
 """A report from plain data: report.json, report.md, and report.html, one file that opens offline."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints import write_atomically
-from .html import page
 
-BEST = {"low": min, "high": max}
 Value = float | int | str | tuple[float, float, float] | list | None  # a figure, a figure with its interval (value, low, high), a word, or none yet
 
 
@@ -140,6 +139,8 @@ class Report:
 
     def write(self, folder: Path) -> Path:
         """report.json, report.md and report.html in a folder; returns the last. Each is whole or as it was."""
+        from .html import page  # which knows what stands here
+
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(json.dumps(self.data(folder), indent=2, default=str) + "\n", folder / "report.json")
         write_atomically(self.markdown(folder), folder / "report.md")
@@ -166,4 +167,4 @@ class Report:
 
 def relative(file: Path, folder: Path) -> str:
     """The way from a folder to a file."""
-    return Path(file).resolve().relative_to(folder.resolve(), walk_up=True).as_posix()
+    return Path(os.path.relpath(file, folder)).as_posix()
