@@ -22,7 +22,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e ".[test,kiln,train]"
+	$(BIN)/pip install -q -c constraints.txt -e ".[test,kiln,train,baselines]"
 	touch $@
 
 clean:

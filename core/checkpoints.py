@@ -1,8 +1,11 @@
 """What lets a stopped run go on: checkpoints that are whole or not there, a Ctrl-C that waits for one, and a hash of what it stands on."""
 
 import hashlib
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,23 @@ def write_atomically(text: str, file: Path) -> None:
     partial = file.with_name(f"{file.name}.partial")
     partial.write_text(text)
     partial.replace(file)
+
+
+@contextmanager
+def replaced_whole(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which then takes the place of `folder`, whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))  # a name that nobody has
+    new, old = scratch / "new", scratch / "old"
+    new.mkdir()
+    try:
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        if folder.exists() or not old.exists():  # or else the old one is all there is
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def cached(file: Path, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from huggingface_hub import HfApi, snapshot_download
 from safetensors.torch import save_file
 
-from .checkpoints import fingerprint
+from .checkpoints import fingerprint, replaced_whole
 from .errors import UserError
 from .images import reason
 from .null_text import NullTextUNet
@@ -118,22 +116,12 @@ def unet_fingerprint(unet: UNet2DConditionModel) -> str:
 
 def save_domain(domain: Domain, unet: NullTextUNet, feature: torch.Tensor) -> None:
     """The domain's folder, whole or not at all, in place of what was there."""
-    out = domain.folder
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))  # a name that nobody has
-    new, old = scratch / "new", scratch / "old"
-    try:
+    with replaced_whole(domain.folder) as new:
         unet.eval().save_pretrained(new / "unet")
         save_file({"text_feature": feature.cpu().contiguous()}, new / "text_feature.safetensors")
         record = {key: value for key, value in asdict(domain).items() if key != "folder"}
         (new / "domain.json").write_text(json.dumps(record, indent=2) + "\n")
         (new / "README.md").write_text(model_card(domain))
-        if out.exists():
-            out.rename(old)
-        new.rename(out)
-    finally:
-        if out.exists() or not old.exists():  # or else the old one is all there is
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def model_card(domain: Domain) -> str:

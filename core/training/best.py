@@ -22,13 +22,13 @@ from .data import Pictures
 class KeepBest:
     """measure: a network -> its FID. every: steps. patience: so many measurements in a row without a lower one end the training; None: none do."""
 
-    measure: Callable[[NullTextUNet], float]
+    measure: Callable[[nn.Module], float]
     every: int
     patience: int | None = None
     scores: list[tuple[int, float]] = field(default_factory=list)  # (steps, FID)
     weights: list[torch.Tensor] = field(default_factory=list)  # the parameters at the best of them, on the CPU
 
-    def look(self, unet: NullTextUNet, step: int) -> float:
+    def look(self, unet: nn.Module, step: int) -> float:
         """Measure `unet` as it is after so many steps, and keep it where it is the best."""
         self.scores.append((step, self.measure(unet)))
         if self.best == self.scores[-1]:
@@ -45,7 +45,7 @@ class KeepBest:
         return bool(self.patience and self.scores) and len(self.scores) - 1 - self.scores.index(self.best) >= self.patience
 
     @torch.no_grad()
-    def copy_to(self, unet: NullTextUNet) -> None:
+    def copy_to(self, unet: nn.Module) -> None:
         for parameter, best in zip(unet.parameters(), self.weights, strict=True):
             parameter.copy_(best)
 

@@ -10,16 +10,16 @@ from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
 
 
-def check_target(name: str, phrase: str, out: Path) -> None:
-    """Raises UserError for a domain that none could find or use; it replaces what stands at `out`: only another domain may stand there."""
+def check_target(name: str, phrase: str, out: Path, kind: str = "domain") -> None:
+    """Raises UserError for a domain that none could find or use; it replaces what stands at `out`: only another of its kind may stand there."""
     if "{prompt}" not in phrase:
         raise UserError(f"the phrase '{phrase}' lacks the place for the prompt: write {{prompt}} in it")
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"'{name}' is no name for a domain: use letters, digits, '-', '_' and '.'")
     if out.name in ("", ".."):
         raise UserError(f"'{out}' is no folder that can be made anew: choose another --out, such as {out / name}")
-    if out.is_file() or out.is_dir() and any(out.iterdir()) and not (out / "domain.json").is_file():
-        raise UserError(f"{out} is there already and is no domain: choose another --out, so that nothing in it is lost")
+    if out.is_file() or out.is_dir() and any(out.iterdir()) and not (out / f"{kind}.json").is_file():
+        raise UserError(f"{out} is there already and is no {kind}: choose another --out, so that nothing in it is lost")
 
 
 def check_numbers(parts: int, **numbers: float | None) -> None:
@@ -34,7 +34,7 @@ def check_numbers(parts: int, **numbers: float | None) -> None:
             is_right, wanted = value is None or 0 < value < float("inf"), "more than 0"
         if not is_right:
             raise UserError(f"{key} is {value}: give {wanted}")
-    if numbers["patience"] and not numbers["fid_every"]:
+    if numbers.get("patience") and not numbers["fid_every"]:
         raise UserError(f"the patience is {numbers['patience']} measurements of FID, of which there are none: give --fid-every too")
 
 

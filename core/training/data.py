@@ -1,5 +1,6 @@
 """What a domain is learned from: pictures in folders, tar files and Hugging Face datasets, read one at a time, and their latents, kept on disk."""
 
+import hashlib
 import logging
 import os
 import re
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ..checkpoints import fingerprint
 from ..domains import public_name
 from ..errors import UserError
 from ..images import fit_square, open_image, reason, to_tensor
@@ -146,10 +148,19 @@ def files_in_dataset(name: str, column: str | None) -> Iterator[tuple[str, Binar
         raise UserError(f"'{name}' is no folder here, and no dataset that can be read from the Hugging Face Hub ({reason(error)[:160]})") from error
 
 
+def find_file(pipe: InDomainPipeline, pictures: Pictures, work: Path, shared: str | Path | None = None) -> Path:
+    """Where the latents of pictures are: in a training's `work` folder, or in one that several share, under a name that tells them from all others."""
+    if shared is None:
+        return work / "latents.f32"
+    what = repr((pictures.source, pictures.column, pictures.resolution, fingerprint(pipe.vae)))
+    return Path(shared) / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.f32"
+
+
 @torch.no_grad()
 def encode(pipe: InDomainPipeline, pictures: Pictures, file: Path, at_once: int, quiet: bool) -> None:
     """Write latents of every picture, each followed by its mirror image's, as bare fp32 numbers: all of them need not fit into memory."""
     partial = file.with_suffix(".partial")
+    file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with open(partial, "wb") as stream:
             for x in pictures.batches(at_once, quiet):

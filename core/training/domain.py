@@ -24,8 +24,8 @@ from ..pipeline import InDomainPipeline
 from ..presets import find_preset
 from .best import KeepBest, domain_images, fid_measure, find_fid_features
 from .checks import check_numbers, check_target, load_prior
-from .data import Pictures, encode, load_latents
-from .fit import denoising_gradients, find_precision, fit
+from .data import Pictures, encode, find_file, load_latents
+from .fit import denoising_gradients, find_precision, fit, steps_every
 from .text_feature import initial_features, optimise_text_feature
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ def train_domain(
     preset: str = "kiln",
     out: str | Path | None = None,
     work: str | Path | None = None,
+    latents: str | Path | None = None,
     phrase: str = "{prompt}",
     licence: str = "other",
     prior: str | None = None,
@@ -67,6 +68,7 @@ def train_domain(
     data: a folder of images or of tar files of them, or a Hugging Face dataset by name; image_column: the dataset's, by default its first one.
     preset: the prior, a preset's name, a folder or a Hub id. out: the folder to write, by default where `find_domain(name)` looks.
     work: latents, checkpoints, loss.csv and sample grids, by default OUT.work. phrase: how prompts are said, with "{prompt}" in it.
+    latents: a folder that keeps the latents, for several trainings on the same pictures; resume=False leaves those in it as they are.
     licence: of the domain's model, as the Hugging Face Hub names them, such as cc-by-4.0.
     prior: what the domain names as its prior, where that is to be known as something other than the preset.
     learning_rate: the preset's by default (the paper's 1e-5 for SD1.5). snr_gamma: of min-SNR weighting (5 is usual), none by default.
@@ -95,7 +97,8 @@ def train_domain(
     if gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
-    pictures, file = Pictures(data, pipe.unet.config.sample_size * pipe.vae_scale_factor, image_column), work / "latents.f32"
+    pictures = Pictures(data, pipe.unet.config.sample_size * pipe.vae_scale_factor, image_column)
+    file = find_file(pipe, pictures, work, latents)
     if not resume or not file.exists():
         next(iter(pictures))  # a source without an image is an error before anything is written
     settings = {"name": name, "data": pictures.source, "image_column": image_column, "prior": str(preset),
@@ -108,27 +111,27 @@ def train_domain(
 
     with tensorboard_log(work / "tensorboard", tensorboard and state.is_main_process) as log, memory_advice():
         with state.main_process_first():  # the others find them in their file
-            latents = find_latents(pipe, pictures, file, at_once, quiet)
+            z = find_latents(pipe, pictures, file, at_once, quiet)
         with kept_in(work):
             with state.main_process_first():
                 feature = cached(work / "text_feature.safetensors", lambda: {"tensor": optimise_text_feature(
-                    pipe.unet, scheduler, latents, initial_features(pipe, name),
+                    pipe.unet, scheduler, z, initial_features(pipe, name),
                     *find_precision(mixed_precision, device),  # with a scale of its own: the network's begins anew after it
                     parts, feature_steps, batch_size, seed=seed, quiet=quiet)})["tensor"]
             unet = NullTextUNet.from_prior(pipe.unet, feature)
             if gradient_checkpointing:
                 unet.enable_gradient_checkpointing()
-            gradients = partial(denoising_gradients, unet, scheduler, latents, batch_size, accumulation, autocast, scaler, seed,
+            gradients = partial(denoising_gradients, unet, scheduler, z, batch_size, accumulation, autocast, scaler, seed,
                                 snr_gamma=snr_gamma)
             sample, best = partial(save_samples, pipe, work, at_once, seed, autocast), None
             if fid_every:
                 measure = fid_measure(pipe, pictures, work / "fid.safetensors", extractor, fid_images, at_once, seed, autocast, quiet)
                 best = KeepBest(measure, fid_every, patience)
-            history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample, sample_every, scaler,
-                          best, log, quiet)
+            history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample,
+                          steps_every(sample_every, steps), scaler, best, log, quiet)
     if state.is_main_process:
         prior = prior or public_name(found.name)
-        record = settings | {"data": pictures.name, "prior": prior, "images": len(latents) // 2} | describe(history, best)
+        record = settings | {"data": pictures.name, "prior": prior, "images": len(z) // 2} | describe(history, best)
         domain = Domain(out, name, phrase, prior, pictures.resolution, licence, unet_fingerprint(pipe.unet), record)
         save_domain(domain, unet.to(dtype), feature)
     state.wait_for_everyone()
@@ -166,7 +169,8 @@ def find_latents(pipe: InDomainPipeline, pictures: Pictures, file: Path, at_once
         encode(pipe, pictures, file, at_once, quiet)
     latents = load_latents(file, pipe.unet.config.in_channels, pipe.unet.config.sample_size)
     if found and PartialState().is_main_process:
-        logger.info("using %d pictures encoded earlier; --no-resume reads them anew", len(latents) // 2)
+        anew = "--no-resume reads" if file.name == "latents.f32" else f"delete {file} to read"  # others may share that one
+        logger.info("using %d pictures encoded earlier; %s them anew", len(latents) // 2, anew)
         if pictures.changed_since(file):
             logger.warning("%s has changed since they were encoded", pictures.source)
     return latents

@@ -1,8 +1,8 @@
-"""Stage two of domain learning (Sec. 3.3): the null-text UNet, by plain denoising loss, on one process or several."""
+"""Training by plain denoising loss, on one process or several: the null-text UNet (Sec. 3.3), or whatever is called as one is."""
 
 import csv
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel, compute_snr
+from torch import nn
 from tqdm import tqdm
 
 from ..checkpoints import checkpointed, save_atomically
 from ..errors import UserError
-from ..null_text import NullTextUNet
 from .best import KeepBest
 from .text_feature import add_noise, draw
 
@@ -39,12 +39,13 @@ def find_precision(name: str, device: torch.device) -> tuple[AbstractContextMana
 
 
 def fit(
-    unet: NullTextUNet, gradients: Callable[[int], float], work: Path, steps: int, learning_rate: float, ema_decay: float,
-    checkpoint_seconds: float, sample: Callable[[NullTextUNet, int], None], sample_every: int, scaler: torch.amp.GradScaler,
-    best: KeepBest | None = None, log: Callable[[str, float, int], None] = lambda *_: None, quiet: bool = False,
+    unet: nn.Module, gradients: Callable[[int], float], work: Path, steps: int, learning_rate: float, ema_decay: float,
+    checkpoint_seconds: float, sample: Callable[[nn.Module, int], None], sample_at: Container[int], scaler: torch.amp.GradScaler,
+    best: KeepBest | None = None, log: Callable[[str, float, int], None] = lambda *_: None, quiet: bool = False, name: str = "domain",
 ) -> list[float]:
-    """Train `unet` at a constant learning rate. Leaves the moving average in it, with `best` its best; returns every step's loss.
+    """Train all parameters of `unet` at a constant learning rate. Leaves the moving average in it, with `best` its best; returns every step's loss.
 
+    sample: `(unet, step)`, called with the moving average in it after each step of `sample_at`. name: what is learned, for the bar.
     gradients: `(step) -> loss`, gives the parameters their gradients, scaled by `scaler`. log: `(name, value, step)`, of each loss and FID. With
     randomness that is seeded by the step's number, a resumed run is the same run. Of several processes the main one alone writes and samples.
     """
@@ -69,8 +70,9 @@ def fit(
             with open(work / "fid.csv", "w", newline="") as file:
                 csv.writer(file).writerows([("step", "fid"), *best.scores])
 
-    bar = tqdm(range(len(history), steps), "domain", initial=len(history), total=steps, disable=quiet or not main)
-    for step in checkpointed(bar, "domain", save, checkpoint_seconds):
+    fid_at = steps_every(best.every, steps) if best else ()
+    bar = tqdm(range(len(history), steps), name, initial=len(history), total=steps, disable=quiet or not main)
+    for step in checkpointed(bar, name, save, checkpoint_seconds):
         if best and best.has_converged:
             save(step)
             if main:
@@ -83,17 +85,21 @@ def fit(
         ema.step(unet.parameters())
         log("loss", history[-1], step + 1)
         bar.set_postfix(loss=f"{sum(history[-50:]) / len(history[-50:]):.4f}", refresh=False)
-        is_due = lambda every: (step + 1) % every == 0 or step + 1 == steps
-        if main and is_due(sample_every):
+        if main and step + 1 in sample_at:
             with averaged(unet, ema):
                 sample(unet, step + 1)
-        if best and is_due(best.every):
+        if step + 1 in fid_at:
             with averaged(unet, ema):
                 log("fid", best.look(unet, step + 1), step + 1)
     ema.copy_to(unet.parameters())
     if best and best.weights:
         best.copy_to(unet)
     return history
+
+
+def steps_every(every: int, steps: int) -> set[int]:
+    """Each `every`-th step of so many, counted from 1, and the last one."""
+    return {*range(every, steps, every), steps}
 
 
 def load_checkpoint(file: Path, parts: dict[str, Any]) -> list[float]:
@@ -105,7 +111,7 @@ def load_checkpoint(file: Path, parts: dict[str, Any]) -> list[float]:
 
 
 @contextmanager
-def averaged(unet: NullTextUNet, ema: EMAModel) -> Iterator[None]:
+def averaged(unet: nn.Module, ema: EMAModel) -> Iterator[None]:
     """With the moving average in place of the weights."""
     ema.store(unet.parameters())
     ema.copy_to(unet.parameters())
@@ -114,12 +120,12 @@ def averaged(unet: NullTextUNet, ema: EMAModel) -> Iterator[None]:
 
 
 def denoising_gradients(
-    unet: NullTextUNet, scheduler: DDPMScheduler, latents: torch.Tensor, batch_size: int, accumulation: int,
+    unet: nn.Module, scheduler: DDPMScheduler, latents: torch.Tensor, batch_size: int, accumulation: int,
     autocast: AbstractContextManager, scaler: torch.amp.GradScaler, seed: int, step: int, snr_gamma: float | None = None,
 ) -> float:
     """Give `unet` the gradients of the denoising loss on a step's batch of the latents (N, C, h, w), scaled by `scaler`, and return that loss.
 
-    snr_gamma: of min-SNR weighting, see `min_snr_weight`; None weighs all noise levels alike.
+    unet: called with z_t (B, C, h, w) and t (B,), gives `.sample`. snr_gamma: of min-SNR weighting, see `min_snr_weight`; None weighs all noise levels alike.
     The batch, its noise and timesteps follow from `seed` and `step` alone. It is computed in `accumulation` parts on each process, by turns
     shared among the processes: how many there are changes gradients by rounding only.
     """
