@@ -81,10 +81,12 @@ class InDomain(Contender):
         return sample
 
 
-def train(method: str, name: str, data: Path, preset: str, folder: Path, steps: int, keep_at: Sequence[int], batch_size: int, seed: int,
-          device: torch.device, quiet: bool) -> dict[int, Path]:
-    """steps -> the model's folder after so many, of the last and of `keep_at`. Goes on where it was; `accelerate launch` shares the work."""
-    common = dict(preset=preset, work=folder / f"{method}.work", batch_size=batch_size, seed=seed, device=device, quiet=quiet)
+def train(method: str, name: str, data: Path, folder: Path, steps: int, keep_at: Sequence[int], **settings) -> dict[int, Path]:
+    """steps -> the model's folder after so many, of the last and of `keep_at`. Goes on where it was; `accelerate launch` shares the work.
+
+    settings: of the training, the same for all methods: preset, batch_size, snr_gamma, ema_decay, seed, device, quiet.
+    """
+    common = settings | dict(work=folder / f"{method}.work", latents=folder / "latents")
     out = {step: folder / f"{method}-step-{step:06d}" for step in keep_at if step != steps} | {steps: folder / method}
     if method != "ours":
         from ..training.baselines import train_baseline

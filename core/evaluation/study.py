@@ -35,12 +35,17 @@ SHOWN = 10  # images of each task that the report shows
 
 @dataclass(frozen=True)
 class Counts:
-    """steps, batch_size: every method's training. images: unconditional ones. per_prompt: of each text. edges: of held-out pictures.
-    part: images in one cell. resamples: of the bootstrap. curve: the shares of the training at which Fig. 2's curves have points, which
-    are measured on curve_per_prompt images a text. inference_steps: the sampler's, the preset's by default."""
+    """How much of what.
+
+    steps, batch_size, snr_gamma, ema_decay: of every method's training, see `train_domain`. images: unconditional ones. per_prompt: of each
+    text. edges: of held-out pictures. part: images in one cell. resamples: of the bootstrap. curve: shares of the training after which Fig. 2's
+    curves have points, each of curve_per_prompt images a text. inference_steps: the sampler's, the preset's by default.
+    """
 
     steps: int = 2750
     batch_size: int = 16
+    snr_gamma: float | None = 5.0
+    ema_decay: float = 0.999
     images: int = 2000
     per_prompt: int = 100
     edges: int = 200
@@ -111,11 +116,13 @@ class Study:
     def train(self, world: World, methods: Sequence[str]) -> dict[str, dict[int, Contender]]:
         """method -> steps -> contender, the last of them the whole training's. All processes work on one training together."""
         c = self.counts
-        budget = {"world": world.digest, "prior": self.prior_weights, "steps": c.steps, "batch_size": c.batch_size, "seed": c.seed}
+        settings = {"batch_size": c.batch_size, "snr_gamma": c.snr_gamma, "ema_decay": c.ema_decay, "seed": c.seed}
+        budget = {"world": world.digest, "prior": self.prior_weights, "steps": c.steps} | settings
         folder, result = self.out / "models" / f"{world.name}-{digest(budget)[:8]}", {}
         for method in methods:
             keep_at = sorted({max(1, round(c.steps * share)) for share in c.curve}) if method in ("fine-tuning", "ours") else []
-            folders = train(method, world.name, world.train, self.preset.name, folder, c.steps, keep_at, c.batch_size, c.seed, self.device, self.quiet)
+            folders = train(method, world.name, world.train, folder, c.steps, keep_at, **settings,
+                            preset=self.preset.name, device=self.device, quiet=self.quiet)
             cells = {step: Cell(f"{world.name} {method} model {step}", budget | {"step": step}, lambda _, path=path: describe(method, path))
                      for step, path in sorted(folders.items())}
             self.cells.make_all(list(cells.values()))
