@@ -74,7 +74,7 @@ class Cells:
         todo = [cell for cell in cells if self.read(cell) is None]
         state.wait_for_everyone()  # all have seen the same ones missing
         with kept_in(self.root):
-            for cell in (bar := tqdm(todo[state.process_index :: state.num_processes], unit="cell", disable=self.quiet)):
+            for cell in (bar := tqdm(todo[state.process_index :: state.num_processes], unit="cell", leave=False, disable=self.quiet or not todo)):
                 bar.set_description(cell.name)
                 self.make(cell)
                 if state.is_main_process:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ class Counts:
     images: int = 2000
     per_prompt: int = 100
     edges: int = 200
-    part: int = 250
+    part: int = 125
     resamples: int = 200
     curve: tuple[float, ...] = (1 / 16, 1 / 4, 1 / 2, 1.0)
     curve_per_prompt: int = 30
@@ -102,6 +103,10 @@ class Study:
     @cached_property
     def extractor_weights(self) -> str:
         return fingerprint(self.extractor)
+
+    @cached_property
+    def controlnet_weights(self) -> str:
+        return fingerprint(self.controlnet)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -169,7 +174,7 @@ class Study:
         if task == "text":
             depends["reader"] = "judge" if self.preset.judge else self.clip
         if task == "spatial":
-            depends |= {"controlnet": fingerprint(self.controlnet), "world": world.digest}
+            depends |= {"controlnet": self.controlnet_weights, "world": world.digest}
 
         def make(folder: Path, rows: range) -> dict:
             asked = [prompts[i] for i in rows] if prompts else None
@@ -236,8 +241,10 @@ class Study:
         return Cell(f"{world.name} {contender.name} {task}", depends, make)
 
     def measure(self, world: World, asked: Sequence[tuple[Contender, str, int | None]], on_figures: Callable[[], None]) -> None:
-        """All parts and figures of these contenders, tasks and images a prompt, shared among processes."""
+        """All parts and figures of these contenders, tasks and images a prompt, contender by contender, shared among processes."""
         self.cells.make_all([self.reference(world), *([self.strip_of_edges(world)] if self.controlnet else [])])
-        for make in (lambda one: self.parts(world, *one), lambda one: [self.figures(world, *one)]):
-            self.cells.make_all([cell for one in asked for cell in make(one)], on_figures)
-        on_figures()
+        for _, same in groupby(asked, key=lambda one: one[0].name):
+            same = list(same)
+            self.cells.make_all([part for one in same for part in self.parts(world, *one)])
+            self.cells.make_all([self.figures(world, *one) for one in same])
+            on_figures()

@@ -58,7 +58,7 @@ def table1(study: Study, worlds: Sequence[World], command: str = "") -> Path:
 
 def asked1(study: Study, world: World, contenders: Mapping) -> list[tuple[World, Contender, str, int | None]]:
     """Everything that is measured in a world: whole trainings in all tasks, then what the curves need."""
-    whole = [(world, last(steps), task, None) for task in study.tasks for steps in contenders[world].values()]
+    whole = [(world, last(steps), task, None) for steps in contenders[world].values() for task in study.tasks]
     few = study.counts.curve_per_prompt
     return whole + [(world, one, "text", few) for one in (*over_time(contenders[world]), *over_ratios(study, contenders[world]))]
 
