@@ -33,6 +33,7 @@ def new_parser(module: str, description: str, num_images: int, root: str) -> arg
     weights.add_argument("--control-scale", type=float, nargs="+", metavar="W", help="the prompt's own weight w_c (default: the preset's)")
     weights.add_argument("--guidance-rescale", type=float, default=0.0, help="0 to 1, against overexposure, as in diffusers")
     weights.add_argument("--guidance-interval", type=float, nargs=2, metavar=("START", "END"), help="fractions of the steps; the preset's by default")
+    weights.add_argument("--guidance-every", type=int, metavar="N", help="evaluate all terms at every Nth step only; the preset's by default")
     more = parser.add_argument_group("further conditions, each as often as you like")
     more.add_argument("--control", nargs=2, action="append", default=[], metavar=("CONTROLNET", "IMAGE"), help="a ControlNet and what it reads")
     more.add_argument("--canny", nargs=2, action="append", default=[], metavar=("CONTROLNET", "IMAGE"),

@@ -25,18 +25,22 @@ class MultiGuidance:
     guidance_rescale: diffusers', 0 to 1: how far eps_hat takes the spread of the conditional prediction (Lin et al. 2023, Sec. 3.4).
     guidance_interval: fractions of all steps (Kynkaanniemi et al. 2024); outside, negative weights are 0 and the others, where they add up
         to more than 1, are scaled to add up to 1, so that eps_0 cancels.
+    guidance_every: evaluate all terms at every n-th step only. In between the first one alone, from which the others differ as they last did:
+        that changes slowly (FasterCache's CFG-Cache, Lv et al. 2025, which holds the difference of two). For samplers, whose steps come in turn.
     timesteps: (n,) the sampler's steps, the noisiest first; by default each of the 1000, for score distillation.
 
     `weights` (K, B) are the first call's; those of Sec. 3.4 are held from then on. None before it.
     """
 
     def __init__(self, uncond: Term, terms: Sequence[Term], guidance_scale: float = 7.0, guidance_rescale: float = 0.0,
-                 guidance_interval: tuple[float, float] = (0.0, 1.0), timesteps: torch.Tensor | None = None):
+                 guidance_interval: tuple[float, float] = (0.0, 1.0), guidance_every: int = 1, timesteps: torch.Tensor | None = None):
         self.uncond, self.guidance_scale = uncond, guidance_scale
         self.terms = [term for term in terms if term.weight is None or torch.as_tensor(term.weight).any()]
-        self.guidance_rescale, self.guidance_interval = guidance_rescale, guidance_interval
+        self.guidance_rescale, self.guidance_interval, self.guidance_every = guidance_rescale, guidance_interval, guidance_every
         self.timesteps = torch.arange(999, -1, -1) if timesteps is None else timesteps.cpu()
         self.weights: torch.Tensor | None = None
+        self.held: dict[int, torch.Tensor] = {}  # what was predicted when all terms last were, by number, 0 for eps_0
+        self.held_at = 0  # and at which step
 
     def __call__(self, z_t: torch.Tensor, t: torch.Tensor | int) -> torch.Tensor:
         return self.prediction(z_t, t)
@@ -65,10 +69,21 @@ class MultiGuidance:
         """eps_0 and each eps_i, all as eps_0's network predicts, (B, C, h, w); what falls out of the sum, as eps_0 does where the weights
         add up to 1, is not evaluated and 0."""
         cancels = ((1 - weights.sum(0)).abs() < 1e-6).all()  # never for nan, a weight that is still to be decided
-        used = [not cancels, *(weights != 0).any(1)]
-        terms = [term for term, is_used in zip([self.uncond, *self.terms], used) if is_used]
-        predictions = iter(predict_together(terms, z_t, t, step, self.uncond.alphas_cumprod))
-        return (next(predictions) if is_used else torch.zeros_like(z_t) for is_used in used)
+        used = [i for i, is_used in enumerate([not cancels, *(weights != 0).any(1)]) if is_used]
+        eps = self.evaluate(used, z_t, t, step)
+        return (eps[i] if i in eps else torch.zeros_like(z_t) for i in range(1 + len(self.terms)))
+
+    def evaluate(self, used: list[int], z_t: torch.Tensor, t: torch.Tensor, step: Step) -> dict[int, torch.Tensor]:
+        """The predictions by number, 0 for eps_0: all anew, or, until `guidance_every` steps after that, as far as one of them has moved."""
+        terms, now = [self.uncond, *self.terms], int(step.i[0])
+        in_between = self.held.keys() >= set(used) and 0 < now - self.held_at < self.guidance_every
+        anew = used[:2][-1:] if in_between else used  # of the terms the first, where there is one
+        eps = dict(zip(anew, predict_together([terms[i] for i in anew], z_t, t, step, self.uncond.alphas_cumprod), strict=True))
+        if in_between:
+            moved = eps[anew[0]] - self.held[anew[0]]
+            return {i: self.held[i] + moved for i in used}
+        self.held, self.held_at = eps, now
+        return eps
 
     def first_weights(self, eps_0: torch.Tensor, eps: Sequence[torch.Tensor], step: Step) -> torch.Tensor:
         """(K, B): those given; for the k terms without, w_i = (w0 / k) ||eps_0|| / ||eps_i||, whose w_i ||eps_i|| add up to w0 ||eps_0||."""

@@ -2,16 +2,14 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, ControlNetModel, DiffusionPipeline, DPMSolverMultistepScheduler, ImagePipelineOutput, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, DiffusionPipeline, ImagePipelineOutput, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
-from diffusers.loaders import FromSingleFileMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
@@ -21,7 +19,6 @@ from .conditions import (
     check_arguments,
     check_controlnet,
     check_interval,
-    check_prior,
     check_terms,
     common_size,
     count_images,
@@ -29,12 +26,11 @@ from .conditions import (
     own_unconditional,
     per_image,
 )
-from .domains import find_domain, load_domain_unet
 from .errors import UserError
 from .guidance import MultiGuidance
-from .images import on_white, reason
+from .images import on_white
+from .loading import PriorLoader
 from .null_text import NullTextUNet
-from .presets import find_preset, wanted
 from .sampling import denoise, last_timesteps
 from .terms import Control, Term
 from .text import encode_prompts
@@ -42,11 +38,11 @@ from .text import encode_prompts
 logger = logging.getLogger(__name__)
 
 
-class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
+class InDomainPipeline(PriorLoader, DiffusionPipeline):
     """A Stable Diffusion prior and, where there is one, a domain's null-text UNet.
 
     phrase: how a prompt is said in the domain, with "{prompt}" in it. guidance_scale, num_inference_steps and, where there is a domain,
-    unconditional_scale (w_d without a prompt) and guidance_interval: what calls use by default. So are domain_scale and control_scale with
+    unconditional_scale (w_d without a prompt), guidance_interval and guidance_every: what calls use by default. So are domain_scale and control_scale with
     a domain and a prompt, unless guidance_scale or further terms ask for Sec. 3.4's weights.
     `enable_model_cpu_offload` keeps both UNets on the GPU during a call, as each step needs them; `enable_sequential_cpu_offload` neither.
     """
@@ -69,77 +65,19 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
         control_scale: tuple | None = None,
         unconditional_scale: float = 1.0,
         guidance_interval: tuple = (0.0, 1.0),  # diffusers warns of tuple[float, float]
+        guidance_every: int = 1,
     ):
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet)
         self.register_modules(scheduler=scheduler, domain_unet=domain_unet)
         self.register_to_config(phrase=phrase, guidance_scale=guidance_scale)
         self.register_to_config(domain_scale=domain_scale, control_scale=control_scale)
-        self.register_to_config(num_inference_steps=num_inference_steps, unconditional_scale=unconditional_scale, guidance_interval=guidance_interval)
+        self.register_to_config(num_inference_steps=num_inference_steps, unconditional_scale=unconditional_scale)
+        self.register_to_config(guidance_interval=guidance_interval, guidance_every=guidance_every)
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self.control_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor, do_normalize=False)
         self.mask_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor, do_normalize=False, do_binarize=True, do_convert_grayscale=True)
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path = "kiln", domain: str | Path | None = None, **kwargs
-    ) -> "InDomainPipeline":
-        """Load a preset ("kiln", "sd15"), a folder or Hub id in Stable Diffusion's diffusers layout, or a .safetensors checkpoint.
-
-        domain: a known name, a domain's folder or Hub id, or None for the prior alone (or for the domain that a saved
-        InDomainPipeline holds). Other arguments are diffusers' own (`dtype` or `torch_dtype`, `variant`, `scheduler`); fp32 by default.
-        The scheduler becomes DPM-Solver++ with the prior's noise schedule unless one is given. What a file lacks, configurations and the
-        tokenizer, is taken from `config`, a folder or Hub id, by default what diffusers takes it for on the Hub. Raises UserError.
-        """
-        preset, domain = find_preset(pretrained_model_name_or_path), find_domain(domain)  # an unknown one is said before anything is loaded
-        kwargs = {"dtype": kwargs.pop("torch_dtype", torch.float32)} | kwargs
-        names = ("guidance_scale", "num_inference_steps", "domain_scale", "control_scale", "unconditional_scale", "guidance_interval")
-        defaults = {name: getattr(preset, name) for name in names}
-        with wanted(preset.prior, "a Stable Diffusion pipeline (unet, vae, text_encoder, tokenizer, scheduler)"):
-            is_file = Path(preset.prior).is_file()
-            ours = not is_file and cls.load_config(preset.prior).get("_class_name") == cls.__name__
-            if is_file:
-                pipe = cls.from_file(preset.prior, **defaults | kwargs)
-            else:
-                pipe = super().from_pretrained(preset.prior, **({} if ours else defaults) | {"use_safetensors": True} | kwargs)
-        check_prior(pretrained_model_name_or_path, pipe.unet, pipe.vae, pipe.text_encoder, pipe.scheduler)
-        if not ours and "scheduler" not in kwargs:
-            pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmsolver++")
-        if domain is not None:
-            pipe.set_domain(domain.folder)
-        return pipe
-
-    @classmethod
-    def from_file(cls, file: str, **kwargs) -> "InDomainPipeline":
-        """diffusers' from_single_file. Raises UserError."""
-        try:
-            return cls.from_single_file(file, **kwargs)
-        except Exception as error:  # what a checkpoint lacks shows in many ways
-            config = kwargs.get("config")
-            advice = f"is it of '{config}''s kind?" if config else "without a network give config=, the folder of a pipeline of its kind"
-            raise UserError(f"'{file}' could not be read as a Stable Diffusion checkpoint ({reason(error)[:160]}): {advice}") from error
-
-    def set_domain(self, name: str | Path | None) -> "InDomainPipeline":
-        """Take another domain (or none) over the same prior. Raises UserError for one that was trained on another prior."""
-        domain = find_domain(name)
-        with self.without_offload():
-            self.register_modules(domain_unet=None if domain is None else load_domain_unet(domain, self.unet))
-        self.register_to_config(phrase="{prompt}" if domain is None else domain.phrase)
-        return self
-
-    @contextmanager
-    def without_offload(self) -> Iterator[None]:
-        """All weights in place, with none of the hooks of CPU offload, for as long as parts are exchanged."""
-        if not hasattr(self, "_offload_device") or not hasattr(self.unet, "_hf_hook"):
-            yield
-            return
-        offload = self.enable_model_cpu_offload if self._all_hooks else self.enable_sequential_cpu_offload
-        self.remove_all_hooks()
-        try:
-            yield
-        finally:
-            offload(device=self._offload_device)
 
     def compose(self, prompt: str) -> str:
         """The prompt as the domain says it: bare conditions, multiplied as if independent, fight each other (App. A)."""
@@ -226,6 +164,7 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
         rectify: bool = True,
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_every: int = 1,
         timesteps: torch.Tensor | None = None,
     ) -> MultiGuidance:
         """`(z_t, t) -> eps` for `batch` images: the rule with the domain's term, the prompt's term and others, as far as there are such.
@@ -235,7 +174,7 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
         evenly; None for Sec. 3.4's. prompt None is unconditional: w_d is `unconditional_scale` (1 is the domain's own prediction, as eps_0
         cancels), and the prior's prediction without a domain. controls: what `control` gives, for the prompt's term. terms: more, from this or other pipelines.
         rectify: eps_0 is the bare prior's (Sec. 3.2). Without, it is the network's that is customised, by a checkpoint (the last of `terms`)
-        or by ControlNets, as diffusers' own pipelines have it. guidance_rescale, guidance_interval, timesteps: as in MultiGuidance.
+        or by ControlNets, as diffusers' own pipelines have it. guidance_rescale, guidance_interval, guidance_every, timesteps: as in MultiGuidance.
         Raises UserError for an empty prompt, a scale of what is not there, lists of another length than `batch` and terms that do not fit.
         """
         if prompt is not None and not controls and not all(p.strip() for p in ([prompt] if isinstance(prompt, str) else prompt)):
@@ -245,6 +184,8 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
             if given is not None and lacking:
                 raise UserError(f"{scale} is {given} but there is no {lacking} for it to weigh: give one, or leave it out")
         check_interval("guidance_interval", *guidance_interval)
+        if guidance_every < 1:
+            raise UserError(f"guidance_every is {guidance_every}: give 1, which evaluates all terms at every step, or more")
         negative = per_image(negative_prompt or "", batch, "negative_prompt")
         uncond = Term(self.unet, self.encode_prompt(negative), None, self.alphas_cumprod)
         if prompt is not None or controls:
@@ -255,7 +196,7 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
         if self.domain_unet is not None:
             terms = [self.domain_term(self.config.unconditional_scale if domain_scale is None and not terms else domain_scale), *terms]
         guidance_scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
-        return MultiGuidance(uncond, terms, guidance_scale, guidance_rescale, guidance_interval, timesteps)
+        return MultiGuidance(uncond, terms, guidance_scale, guidance_rescale, guidance_interval, guidance_every, timesteps)
 
     @torch.inference_mode()
     def __call__(
@@ -279,7 +220,7 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
     ) -> ImagePipelineOutput | tuple:
         """Images of a prompt in the domain; arguments as in diffusers' StableDiffusionPipeline, `guidance` as in `noise_predictor`.
 
-        guidance_interval: by default the pipeline's own where there is a domain, all steps where there is none. So are domain_scale and
+        guidance_interval, guidance_every: by default the pipeline's own where there is a domain, all steps where there is none. So are domain_scale and
         control_scale for a prompt, where neither guidance_scale nor `terms` ask for Sec. 3.4's weights.
         With a list of generators each image has its own noise and does not depend on what else is in the batch.
         output_type: "pil", "np" (B, H, W, 3) in [0, 1], "pt" (B, 3, H, W) in [0, 1] or "latent" (B, C, h, w).
@@ -302,8 +243,9 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
         scheduler = type(self.scheduler).from_config(self.scheduler.config)  # one of its own for each call
         start = 1.0 if image is None else strength
         timesteps = last_timesteps(scheduler, steps, start)
-        if guidance.get("guidance_interval") is None:
-            guidance["guidance_interval"] = (0.0, 1.0) if self.domain_unet is None else self.config.guidance_interval
+        for name, without in (("guidance_interval", (0.0, 1.0)), ("guidance_every", 1)):
+            if guidance.get(name) is None:
+                guidance[name] = without if self.domain_unet is None else self.config[name]
         if prompt is not None and self.domain_unet is not None and guidance_scale is None and not guidance.get("terms"):
             for name in ("domain_scale", "control_scale"):
                 guidance[name] = self.config[name] if guidance.get(name) is None else guidance[name]

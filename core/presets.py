@@ -28,6 +28,7 @@ class Preset:
     control_scale: tuple[float, ...] | None
     unconditional_scale: float  # w_d where there is no prompt
     guidance_interval: tuple[float, float]  # the fractions of the steps in which a domain's guidance helps
+    guidance_every: int  # at which steps all terms are evaluated, see MultiGuidance
     learning_rate: float  # for learning a domain: the paper's, or what a small prior wants
     judge: str | None = None  # the file of the network whose features FID is measured by, where it is not Inception
     controlnet: str | None = None  # one that reads a picture's edges, by `conditions.canny`
@@ -36,9 +37,9 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), "kiln", 128, 128, 7.0, 25, (2.5, 4.5), (4.5, 2.5), 2.0, (0.0, 0.6), 3e-4,
+        Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), "kiln", 128, 128, 7.0, 25, (2.5, 4.5), (4.5, 2.5), 2.0, (0.0, 0.6), 1, 3e-4,
                judge=str(WEIGHTS / "judge" / "model.safetensors"), controlnet=str(WEIGHTS / "controlnet")),
-        Preset("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "kxic/zero123-xl", "sd15", 512, 256, 7.0, 25, None, None, 1.0, (0.0, 1.0), 1e-5),
+        Preset("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "kxic/zero123-xl", "sd15", 512, 256, 7.0, 25, None, None, 1.0, (0.0, 1.0), 1, 1e-5),
     )
 }
 

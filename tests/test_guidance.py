@@ -211,3 +211,35 @@ def test_networks_compute_in_their_own_precision_and_the_rule_in_the_latents(z_t
         half = unet.to(torch.bfloat16)
         got = MultiGuidance(Term(half, empty), [Term(half, text, 7.3)])(z_t, T)
     assert got.dtype == torch.float32 and (got - expected).norm() < 0.1 * expected.norm()
+
+
+STEPS = torch.tensor([900, 700, 500, 300, 100])
+
+
+def test_between_steps_one_term_speaks_for_all_which_differ_from_it_as_they_last_did(z_t):
+    prior, domain, other = Linear(1.0), Linear(0.5), Linear(2.0)
+    terms = [Term(domain, weight=3.0), Term(prior, context(0.25), weight=2.0), Term(other, weight=0.5)]
+    rule = MultiGuidance(Term(prior, context(0.0)), terms, guidance_every=2, timesteps=STEPS)
+    eps_0 = lambda before, now: before + 0.5 * (now - before)  # it moves as the domain's prediction does
+    hat = lambda before, now: eps_0(before, now) + 3 * -0.5 * before + 2 * 0.25 + 0.5 * before
+    z = [z_t * k for k in (1, 3, -2, 5, 7)]
+    for (before, now), t in zip([(0, 0), (0, 1), (2, 2), (2, 3), (4, 4)], STEPS):
+        assert torch.allclose(rule(z[now], t), hat(z[before], z[now]), atol=1e-5)
+    assert prior.batches == [4] * 3 and other.batches == [2] * 3 and domain.batches == [2] * 5
+
+
+def test_a_term_that_comes_in_between_steps_has_all_evaluated_anew(z_t):
+    prior, domain, late = Linear(1.0), Linear(0.5), Linear(2.0)
+    rule = MultiGuidance(Term(prior), [Term(domain, weight=3.0), Term(late, weight=[0, 0, 0, 1, 1])], guidance_every=4, timesteps=STEPS)
+    for t in STEPS:
+        expected = rule(z_t, t)
+    assert torch.allclose(expected, z_t + 3 * -0.5 * z_t + z_t, atol=1e-5)
+    assert prior.batches == [2, 2] and late.batches == [2] and domain.batches == [2] * 5
+
+
+def test_where_predictions_differ_by_a_constant_it_does_not_matter_how_often_all_are_evaluated(z_t):
+    make = lambda every: MultiGuidance(Term(Linear(1.0), context(0.0)), [Term(Linear(1.0), context(0.5)), Term(Linear(1.0), context(-0.25))],
+                                       guidance_every=every, timesteps=STEPS)
+    always, seldom = make(1), make(5)
+    for k, t in enumerate(STEPS):
+        assert torch.allclose(seldom((k + 1) * z_t, t), always((k + 1) * z_t, t), atol=1e-5)

@@ -72,6 +72,16 @@ def test_the_pipelines_own_interval_is_taken_where_there_is_a_domain(pipe):
     assert torch.equal(draw(pipe, "a vase"), draw(pipe, "a vase", guidance_interval=(0.0, 1.0)))
 
 
+def test_the_pipelines_own_guidance_every_is_taken_where_there_is_a_domain(pipe):
+    called = []
+    pipe.unet.register_forward_hook(lambda *_: called.append(1))
+    pipe.register_to_config(guidance_every=2)
+    assert torch.equal(draw(pipe, "a vase"), draw(pipe, "a vase", guidance_every=2)) and len(called) == 4  # at two of the four steps of each
+    pipe.set_domain(None)
+    draw(pipe, "a vase")
+    assert len(called) == 4 + 4
+
+
 def test_the_pipelines_own_weights_are_taken_for_a_prompt_in_a_domain_and_none_are_given(pipe):
     pipe.register_to_config(domain_scale=(2.0, 4.0), control_scale=(5.0, 3.0))
     own = draw(pipe, "a vase", domain_scale=[2.0, 4.0], control_scale=[5.0, 3.0])
@@ -277,7 +287,8 @@ def test_conditions_that_do_not_fit_are_said(prior, tiny_sd, tmp_path):
         (lambda: prior("a", controls=[prior.control(net, PICTURE)], height=32), "16 x 16 px, the image 16 x 32"),
         (lambda: prior("a", controls=[prior.control(net, torch.zeros(3, 3, 16, 16))]), "3 control pictures"),
         (lambda: prior(["a", "b"], terms=[prior.term(["c"] * 3)]), "3 prompts for 2 images"),
-        (lambda: prior("a", guidance_interval=(0.5, 1.5)), "guidance_interval: 0.5 to 1.5"), (lambda: prior.domain_term(), "no domain"),
+        (lambda: prior("a", guidance_interval=(0.5, 1.5)), "guidance_interval: 0.5 to 1.5"),
+        (lambda: prior("a", guidance_every=0), "guidance_every is 0"), (lambda: prior.domain_term(), "no domain"),
         (lambda: prior("a", terms=[Term(tiny_unet(in_channels=8))]), "8 channels"),
     ]:
         with pytest.raises(UserError, match=said):

@@ -18,15 +18,25 @@ from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
 from ..terms import Control
 from .measures import edge_f_score, fid, kid
+from .speed import sampling_ratio
 
 logger = logging.getLogger(__name__)
 PRIOR_PROMPTS = ("a glossy blue vase", "a matte red bowl", "a green teapot", "a yellow cup", "a purple plate", "an orange jar",
                  "a black bottle", "a pink chair", "a matte green mushroom", "a glossy red ball")
 POTTERY_PROMPTS = tuple(f"a {name}" for name in shapes.POTTERY)
+SAMPLINGS = {  # what a call in a domain may be given, beside the preset's weights
+    "all terms at all steps": {"guidance_interval": (0.0, 1.0), "guidance_every": 1},
+    "guidance in its interval": {"guidance_every": 1},
+    "all terms at every 2nd step": {"guidance_every": 2},
+    "all terms at every 3rd step": {"guidance_every": 3},
+    "15 steps": {"guidance_every": 1, "num_inference_steps": 15},
+    "15 steps, all terms at every 2nd": {"guidance_every": 2, "num_inference_steps": 15},
+    "10 steps": {"guidance_every": 1, "num_inference_steps": 10},
+}
 IMITATIONS = tuple(f"a white {name} {blue}" for name in shapes.POTTERY for blue in ("striped with blue", "with blue dots"))
 
 
-def generate(pipe: InDomainPipeline, prompts: list[str | None], steps: int = 15, batch_size: int = 50, seed: int = 0, quiet: bool = False,
+def generate(pipe: InDomainPipeline, prompts: list[str | None], num_inference_steps: int = 15, batch_size: int = 50, seed: int = 0, quiet: bool = False,
              controls: Callable[[slice], Sequence[Control]] = lambda rows: (), **scales) -> torch.Tensor:
     """One image a prompt, image i from seed + i: (N, 3, H, W) in [-1, 1]. Prompts are all texts or all None. controls: those of a slice."""
     pipe.set_progress_bar_config(disable=True)
@@ -35,7 +45,7 @@ def generate(pipe: InDomainPipeline, prompts: list[str | None], steps: int = 15,
         chunk = prompts[i : i + batch_size]
         generators = [torch.Generator().manual_seed(seed + i + k) for k in range(len(chunk))]
         text = {"prompt": chunk} if chunk[0] is not None else {"prompt": None, "num_images_per_prompt": len(chunk)}
-        given = {"controls": controls(slice(i, i + len(chunk))), "generator": generators, "num_inference_steps": steps, "output_type": "pt"}
+        given = {"controls": controls(slice(i, i + len(chunk))), "generator": generators, "num_inference_steps": num_inference_steps, "output_type": "pt"}
         images.append(pipe(**text, **given, **scales).images * 2 - 1)
     return torch.cat(images).float().cpu()
 
@@ -120,6 +130,19 @@ def domain_fidelity(data: Path, domain: str = "porcelain", count: int = 2000, qu
         "class_prompted": share(judge.read(critic, prompted).classes, asked_class(prompts)),
     }
     return scores | {f"{k}_ratio": scores[k] / scores["fid_prior"] for k in ("fid_unconditional", "fid_prompted")}
+
+
+def sampling_costs(data: Path, domain: str = "porcelain", count: int = 1000, quiet: bool = False) -> dict[str, dict[str, float]]:
+    """For each of SAMPLINGS the cost of an image over that of plain classifier-free guidance in the preset's steps, and what it is worth: kiln-FID
+    and the share that shows the asked class, of `count` images from the same seeds."""
+    critic, real = judge.Judge.load(), views_tensor(load_views(data / domain))
+    pipe, prompts = InDomainPipeline.from_pretrained("kiln", domain=domain), spread(POTTERY_PROMPTS, count)
+    result = {}
+    for name, settings in SAMPLINGS.items():
+        images = generate(pipe, prompts, quiet=quiet, **{"num_inference_steps": pipe.config.num_inference_steps} | settings)
+        result[name] = {"cost": sampling_ratio(pipe, settings, batch=4, repeats=7, quiet=quiet), "fid": fid(critic, real, images),
+                        "class": share(judge.read(critic, images).classes, asked_class(prompts))}
+    return result
 
 
 def edge_agreement(pipe: InDomainPipeline, net: ControlNetModel, views: Views, quiet: bool = False, **settings) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a step costs: of domain and text against plain classifier-free guidance, and of learning a domain against diffusers' fine-tuning."""
+"""What a step and what an image costs: of domain and text against plain classifier-free guidance; learning a domain against fine-tuning."""
 
 import time
 from collections.abc import Callable
@@ -42,6 +42,16 @@ def step_ratio(unet: UNet2DConditionModel, device: torch.device, batch: int, rep
 
     seconds = paired({"text": plain, "domain_and_text": lambda: rule(z_t, t)}, device, repeats, quiet)
     return {"ratio": ratio(seconds["domain_and_text"], seconds["text"])} | {f"seconds_{name}": median(spent) for name, spent in seconds.items()}
+
+
+def sampling_ratio(pipe: InDomainPipeline, settings: dict, batch: int, repeats: int, quiet: bool = False) -> float:
+    """Median over paired runs of (latents of a prompt in the domain, sampled with `settings`) / (latents by plain classifier-free guidance, in
+    the pipeline's own number of steps)."""
+    pipe.set_progress_bar_config(disable=True)
+    plain = {"domain_scale": 0.0, "control_scale": 7.0, "guidance_interval": (0.0, 1.0), "guidance_every": 1}
+    sample = lambda given: lambda: pipe("a vase", num_images_per_prompt=batch, output_type="latent", **given)
+    seconds = paired({"domain_and_text": sample(settings), "text": sample(plain)}, pipe.device, repeats, quiet)
+    return ratio(seconds["domain_and_text"], seconds["text"])
 
 
 def training_ratio(pipe: InDomainPipeline, device: torch.device, batch: int, repeats: int, quiet: bool = False) -> dict[str, float]:

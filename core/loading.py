@@ -1,0 +1,83 @@
+"""What InDomainPipeline is loaded from: a preset, a folder, a Hub id or one file, and a domain's null-text UNet."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers import DPMSolverMultistepScheduler
+from diffusers.loaders import FromSingleFileMixin
+
+from .conditions import check_prior
+from .domains import find_domain, load_domain_unet
+from .errors import UserError
+from .images import reason
+from .presets import find_preset, wanted
+
+if TYPE_CHECKING:
+    from .pipeline import InDomainPipeline
+
+
+class PriorLoader(FromSingleFileMixin):
+    """The loading half of InDomainPipeline: a prior, and a domain over it."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path = "kiln", domain: str | Path | None = None, **kwargs
+    ) -> "InDomainPipeline":
+        """Load a preset ("kiln", "sd15"), a folder or Hub id in Stable Diffusion's diffusers layout, or a .safetensors checkpoint.
+
+        domain: a known name, a domain's folder or Hub id, or None for the prior alone (or for the domain that a saved
+        InDomainPipeline holds). Other arguments are diffusers' own (`dtype` or `torch_dtype`, `variant`, `scheduler`); fp32 by default.
+        The scheduler becomes DPM-Solver++ with the prior's noise schedule unless one is given. What a file lacks, configurations and the
+        tokenizer, is taken from `config`, a folder or Hub id, by default what diffusers takes it for on the Hub. Raises UserError.
+        """
+        preset, domain = find_preset(pretrained_model_name_or_path), find_domain(domain)  # an unknown one is said before anything is loaded
+        kwargs = {"dtype": kwargs.pop("torch_dtype", torch.float32)} | kwargs
+        names = ("guidance_scale", "num_inference_steps", "domain_scale", "control_scale", "unconditional_scale", "guidance_interval", "guidance_every")
+        defaults = {name: getattr(preset, name) for name in names}
+        with wanted(preset.prior, "a Stable Diffusion pipeline (unet, vae, text_encoder, tokenizer, scheduler)"):
+            is_file = Path(preset.prior).is_file()
+            ours = not is_file and cls.load_config(preset.prior).get("_class_name") == cls.__name__
+            if is_file:
+                pipe = cls.from_file(preset.prior, **defaults | kwargs)
+            else:
+                pipe = super().from_pretrained(preset.prior, **({} if ours else defaults) | {"use_safetensors": True} | kwargs)
+        check_prior(pretrained_model_name_or_path, pipe.unet, pipe.vae, pipe.text_encoder, pipe.scheduler)
+        if not ours and "scheduler" not in kwargs:
+            pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmsolver++")
+        if domain is not None:
+            pipe.set_domain(domain.folder)
+        return pipe
+
+    @classmethod
+    def from_file(cls, file: str, **kwargs) -> "InDomainPipeline":
+        """diffusers' from_single_file. Raises UserError."""
+        try:
+            return cls.from_single_file(file, **kwargs)
+        except Exception as error:  # what a checkpoint lacks shows in many ways
+            config = kwargs.get("config")
+            advice = f"is it of '{config}''s kind?" if config else "without a network give config=, the folder of a pipeline of its kind"
+            raise UserError(f"'{file}' could not be read as a Stable Diffusion checkpoint ({reason(error)[:160]}): {advice}") from error
+
+    def set_domain(self, name: str | Path | None) -> "InDomainPipeline":
+        """Take another domain (or none) over the same prior. Raises UserError for one that was trained on another prior."""
+        domain = find_domain(name)
+        with self.without_offload():
+            self.register_modules(domain_unet=None if domain is None else load_domain_unet(domain, self.unet))
+        self.register_to_config(phrase="{prompt}" if domain is None else domain.phrase)
+        return self
+
+    @contextmanager
+    def without_offload(self) -> Iterator[None]:
+        """All weights in place, with none of the hooks of CPU offload, for as long as parts are exchanged."""
+        if not hasattr(self, "_offload_device") or not hasattr(self.unet, "_hf_hook"):
+            yield
+            return
+        offload = self.enable_model_cpu_offload if self._all_hooks else self.enable_sequential_cpu_offload
+        self.remove_all_hooks()
+        try:
+            yield
+        finally:
+            offload(device=self._offload_device)
