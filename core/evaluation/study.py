@@ -170,7 +170,7 @@ class Study:
         config = self.prior.config
         depends = {"contender": contender.identity, "prior": self.prior_weights, "extractor": self.extractor_weights, "seed": self.counts.seed,
                    "steps": self.counts.inference_steps, "shown": list(shown),
-                   "guidance": [config.guidance_scale, config.unconditional_scale, config.domain_scale, config.control_scale, config.guidance_interval]}
+                   "guidance": {key: config[key] for key in config if key.endswith("_scale") or key.startswith("guidance_")}}
         if task == "text":
             depends["reader"] = "judge" if self.preset.judge else self.clip
         if task == "spatial":
