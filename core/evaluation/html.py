@@ -33,7 +33,8 @@ tbody tr:hover { background: #f2f6fb; } tr.unranked td { color: var(--soft); }
 .strips { display: grid; grid-template-columns: max-content max-content; gap: 5px 14px; align-items: center; font-size: 13.5px; }
 .strips img { display: block; height: 112px; border-radius: 4px; } .columns { display: grid; font-size: 12px; color: var(--soft); text-align: center; }
 .models { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 14px; font-size: 13px; }
-.models button, .models iframe { display: block; box-sizing: border-box; margin-bottom: 5px; width: 100%; height: 230px; border: 1px solid var(--line); border-radius: 8px; background: #fafbfc; }
+.models button, .models iframe { display: block; box-sizing: border-box; margin-bottom: 5px; width: 100%;
+  height: 230px; border: 1px solid var(--line); border-radius: 8px; background: #fafbfc; }
 .models button { font: inherit; color: var(--blue); cursor: pointer; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--ink); } svg .soft { fill: var(--soft); font-size: 11px; }
 """
