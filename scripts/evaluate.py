@@ -17,6 +17,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from accelerate import PartialState
+
 from core.errors import UserError, run_cli
 
 MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "domain", "control", "run")
@@ -56,7 +58,9 @@ def main() -> None:
         print_figures(figures, args)
     for name in args.measure:
         if name in TABLES:
-            print(f"{name}: {make_table(name, args)}", flush=True)
+            report = make_table(name, args)
+            if PartialState().is_main_process:
+                print(f"{name}: {report}", flush=True)
 
 
 def print_figures(names: list[str], args: argparse.Namespace) -> None:

@@ -73,7 +73,7 @@ def test_at_each_seed_the_nearest_of_those_that_are_right_wins():
 
 
 def test_the_judge_must_read_all_that_a_prompt_names(monkeypatch):
-    reader = JudgeReader(Judge())
+    reader = JudgeReader(Judge(), ["a vase"])
     verdict = Verdict(["vase", "vase", "bowl"], ["red", "blue", "red"], ["plain", "dotted", "dotted"])
     monkeypatch.setattr("core.kiln.judge.read", lambda *_: verdict)
     images = torch.zeros(3, 3, 8, 8)
@@ -81,7 +81,7 @@ def test_the_judge_must_read_all_that_a_prompt_names(monkeypatch):
     assert reader(images, ["a red vase"] * 3)["alignment"] == [1, 0, 0]
     assert reader(images, ["a photo of a blue vase with white dots"] * 3)["alignment"] == [0, 1, 0]
     with pytest.raises(UserError, match="'a smile'"):
-        reader.asked("a smile")
+        JudgeReader(Judge(), ["a vase", "a smile"])
 
 
 def test_clip_finds_the_text_whose_feature_an_image_has(tmp_path):

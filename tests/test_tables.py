@@ -79,6 +79,7 @@ def blocks(report, kind):
 
 def test_table_1_has_every_method_and_figure(made):
     assert made["status"] == ""
+    assert made["settings"]["pictures of clay"] == "39 to learn from and to compare with, 3 held out"
     rows = blocks(made, "table")["Quantitative comparison"]["rows"]
     assert [row["method"] for row in rows] == list(contenders.TITLES.values())
     measured = [key for key in rows[0] if key.startswith("clay ")]
@@ -228,7 +229,7 @@ def test_a_missing_controlnet_of_the_preset_leaves_its_task_out_and_a_missing_na
     found, _ = tiny
     without = study.Study(found.preset.name, TINY, found.out, device="cpu", quiet=True, extractor=Mean(), find_reader=redness)
     assert without.tasks == ("unconditional", "text") and "spatial guidance is left out" in caplog.text
-    assert without.settings()["spatial guidance"] == without.lacks_control != ""
+    assert without.settings([])["spatial guidance"] == without.lacks_control != ""
     with pytest.raises(UserError, match="nowhere"):
         study.Study(found.preset.name, TINY, found.out, str(found.out / "nowhere"), device="cpu", quiet=True, extractor=Mean(), find_reader=redness)
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from tqdm import tqdm
 from ..checkpoints import write_atomically
 from ..interrupts import kept_in
 from ..results import slug
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

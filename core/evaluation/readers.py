@@ -16,10 +16,12 @@ CLIP = "openai/clip-vit-base-patch16"  # what torchmetrics' CLIPScore reads by, 
 
 
 class JudgeReader:
-    """The judge's class, and its colour and pattern where the prompt names one."""
+    """The judge's class, and its colour and pattern where the prompt names one. Raises UserError for prompts (`choices`) that it cannot tell."""
 
-    def __init__(self, judge: nn.Module):
+    def __init__(self, judge: nn.Module, choices: Sequence[str]):
         self.judge = judge
+        for choice in choices:
+            self.asked(choice)
 
     def asked(self, prompt: str) -> tuple[str, str | None, str | None]:
         """Class, colour and pattern. Raises UserError for a prompt without a class, which the judge cannot tell."""

@@ -1,7 +1,7 @@
 """What the 2D tables share: contenders trained on one budget, their images in parts, and the figures of each task, all kept as cells."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import groupby
@@ -84,7 +84,7 @@ class Study:
         self.controlnet, self.lacks_control = self.find_control(controlnet)
 
     def own_reader(self, prompts: Sequence[str]) -> Callable:
-        return ClipReader(self.clip, prompts, self.device) if self.preset.judge is None else JudgeReader(self.extractor)
+        return ClipReader(self.clip, prompts, self.device) if self.preset.judge is None else JudgeReader(self.extractor, prompts)
 
     def find_control(self, name: str | None) -> tuple[nn.Module | None, str]:
         """The ControlNet that reads edges, or why there is none: the preset's own may not have been trained yet. Raises UserError for a named one."""
@@ -112,11 +112,16 @@ class Study:
     def tasks(self) -> tuple[str, ...]:
         return TASKS if self.controlnet else TASKS[:2]
 
-    def settings(self) -> dict:
+    def settings(self, worlds: Iterable[World]) -> dict:
         """For a report's head: everything that is counted."""
+        counted = {}
+        for world in worlds:
+            pictures = self.cells.read(self.reference(world)) or {"train": "…", "held_out": "…"}
+            counted |= {f"pictures of {world.name}": "{train} to learn from and to compare with, {held_out} held out".format(**pictures),
+                        f"prompts of {world.name}": [f"a photo of {prompt}" for prompt in world.prompts]}
         counts = {key.replace("_", " "): value for key, value in asdict(self.counts).items()}
         return {"preset": self.preset.name, "features": type(self.extractor).__name__, **counts,
-                "images seen in training": self.counts.steps * self.counts.batch_size, "spatial guidance": self.lacks_control or "ControlNet"}
+                "images seen in training": self.counts.steps * self.counts.batch_size, "spatial guidance": self.lacks_control or "ControlNet"} | counted
 
     def train(self, world: World, methods: Sequence[str]) -> dict[str, dict[int, Contender]]:
         """method -> steps -> contender, the last of them the whole training's. All processes work on one training together."""
@@ -157,6 +162,11 @@ class Study:
         """Of all held-out pictures, (N, H, W) bool."""
         return torch.cat([edge_maps(to_pil(x)) for x in Pictures(world.held_out, self.prior.resolution).batches(32)])
 
+    @lru_cache(maxsize=2)  # noqa: B019
+    def reader(self, prompts: tuple[str, ...]) -> Callable:
+        """`(images, prompts) -> what is read in each`. Raises UserError where it cannot be had, or cannot read all of these."""
+        return self.find_reader(prompts)
+
     @lru_cache(maxsize=1)  # noqa: B019
     def sampler(self, contender: Contender):
         return contender.sampler(self.prior, self.preset.name)
@@ -186,7 +196,7 @@ class Study:
                     image.thumbnail((160, 160))
                     image.save(folder / f"{i:06d}.png")
             if asked:
-                return self.find_reader(world.prompts)(images, asked)
+                return self.reader(world.prompts)(images, asked)
             if edges is not None:
                 found = edge_maps(to_pil(images))
                 return {"discrepancy": [1 - edge_f_score(a.numpy(), b.numpy()) for a, b in zip(found, edges)]}

@@ -36,7 +36,7 @@ def find_study_worlds(study: Study, domains: Sequence[str] = (), data: str | Pat
     with PartialState().main_process_first():
         worlds = find_worlds(study.preset, domains, data, held_out, prompts, study.out / "data")
     for world in worlds:
-        study.find_reader(world.prompts)
+        study.reader(world.prompts)
     return worlds
 
 
@@ -99,10 +99,9 @@ def report1(study: Study, contenders: Mapping[World, Mapping[str, Mapping[int, C
     for world in worlds:
         measured = [column for column in MEASURES if any(column.key in row for row in found[world].values())]
         rows = [{"method": TITLES[method], "unranked": method == "prior"} | row for method, row in found[world].items()]
-        detail = Table("All measures", [Column("method", "Method"), *measured], rows, LEGEND)
+        detail = Table("All measures", [Column("method", "Method"), *measured], rows)
         sections.append(Section(world.name, [detail, *figure2(study, world, contenders[world]), *grids(study, world, contenders[world])]))
-    settings = study.settings() | {f"prompts of {world.name}": list(world.prompts) for world in worlds}
-    return Report("Table 1: in-domain generation", command, settings, sections)
+    return Report("Table 1: in-domain generation", command, study.settings(worlds), sections)
 
 
 def row_figures(study: Study, world: World, methods: Mapping[str, Mapping[int, Contender]]) -> dict[str, dict]:
@@ -207,6 +206,5 @@ def report_rectification(study: Study, pairs: Mapping[World, Mapping[str, tuple[
         columns = [Column("method", "Method")]
         for key, title, better, form in (("fid", "FID with text", "low", ".2f"), ("alignment", "Alignment", "high", ".3f")):
             columns += [Column(f"{key} own", "its own eps_0", better, form, title), Column(f"{key} prior", "the prior's eps_0", better, form, title)]
-        sections.append(Section(world.name, [Table("Without and with rectification", columns, rows, LEGEND), *blocks]))
-    settings = study.settings() | {f"prompts of {world.name}": list(world.prompts) for world in pairs}
-    return Report("Rectification of the unconditional guidance (Fig. 12)", command, settings, sections)
+        sections.append(Section(world.name, [Table("Without and with rectification", columns, rows, "FID of the images with a text. " + LEGEND), *blocks]))
+    return Report("Rectification of the unconditional guidance (Fig. 12)", command, study.settings(pairs), sections)
