@@ -31,7 +31,7 @@ tbody tr:hover { background: #f2f6fb; } tr.unranked td { color: var(--soft); }
 .first { font-weight: 700; } .second { text-decoration: underline; text-underline-offset: 3px; }
 .interval { display: block; color: var(--soft); font-size: 11px; font-weight: 400; text-decoration: none; }
 .strips { display: grid; grid-template-columns: max-content max-content; gap: 5px 14px; align-items: center; font-size: 13.5px; }
-.strips img { display: block; height: 112px; border-radius: 4px; } .columns { display: grid; font-size: 12px; color: var(--soft); text-align: center; }
+.strips img { display: block; height: 96px; border-radius: 4px; } .columns { display: grid; font-size: 12px; color: var(--soft); text-align: center; }
 .models { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 14px; font-size: 13px; }
 .models button, .models iframe { display: block; box-sizing: border-box; margin-bottom: 5px; width: 100%;
   height: 230px; border: 1px solid var(--line); border-radius: 8px; background: #fafbfc; }
@@ -101,7 +101,7 @@ def cell(column: Column, value, rank: int) -> str:
 
 def grid(block: Grid) -> str:
     over = "".join(f"<span>{escape(name)}</span>" for name in block.columns)
-    head = f'<span></span><div class="columns" style="grid-template-columns: repeat({len(block.columns)}, 112px)">{over}</div>' if over else ""
+    head = f'<span></span><div class="columns" style="grid-template-columns: repeat({len(block.columns)}, 96px)">{over}</div>' if over else ""
     strips = (f'<span>{escape(label)}</span><img alt="{escape(label)}" src="{data_uri(file)}">' for label, file in block.strips.items())
     return f'<div class="strips">{head}{"".join(strips)}</div>'
 
