@@ -152,7 +152,8 @@ def figure2(study: Study, world: World, methods: Mapping[str, Mapping[int, Conte
             for method in ("fine-tuning", "ours")}
     ratios = [p for one in over_ratios(study, methods) for p in point(one, f"{one.domain_scale:.2g} : {one.control_scale:.2g}")]
     own = point(replace(last(methods["ours"]), name=f"ours step {last(methods['ours']).steps}"), "")
-    counted = f"{few} images of each of {len(world.prompts)} texts; FID is theirs to the training pictures, of which some texts have none."
+    counted = (f"{few} images of each of {len(world.prompts)} texts; FID is of these images to the training pictures, "
+               "though some texts may ask for what the domain has none of.")
     axes = dict(x="FID with text (lower: more in the domain)", y="alignment with the text")
     return [Curves("Fidelity against control, over training time (Fig. 2)", **axes, series=time, caption=f"At each point: images seen. {counted}"),
             Curves("Fidelity against control, over w_d : w_c", **axes, series={"w_d + w_c = w0": ratios, "the preset's": own}, caption=counted)]
