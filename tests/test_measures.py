@@ -1,0 +1,114 @@
+"""Measures between sets of features and of edges: what they are known to be where the truth is known."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel
+
+from core.errors import UserError
+from core.evaluation.features import density_coverage, fid, kid, memorising, nearest, win_rates, with_interval
+from core.evaluation.readers import ClipReader, JudgeReader
+from core.kiln.judge import Judge, Verdict
+
+from .conftest import tiny_tokenizer
+
+
+def gaussian(count, dim=4, mean=0.0, seed=0):
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)) + mean
+
+
+def test_the_interval_covers_the_true_frechet_distance_about_as_often_as_it_says():
+    hits = []
+    for trial in range(20):
+        value, low, high = with_interval(fid, gaussian(1500, seed=2 * trial), gaussian(1500, mean=0.5, seed=2 * trial + 1), resamples=60)
+        assert low < value < high < 2 * value
+        hits.append(low < 4 * 0.5**2 < high)  # of unit Gaussians whose means are 0.5 apart in each of 4 directions
+    assert sum(hits) >= 16
+
+
+def test_the_interval_shrinks_with_the_count_and_is_the_same_each_time():
+    small, large = (with_interval(fid, gaussian(n, seed=1), gaussian(n, mean=1.0, seed=2), resamples=60) for n in (200, 3200))
+    assert large[2] - large[1] < 0.5 * (small[2] - small[1])
+    assert small == with_interval(fid, gaussian(200, seed=1), gaussian(200, mean=1.0, seed=2), resamples=60)
+
+
+def test_distances_of_features_are_those_of_images_by_an_extractor_that_gives_them():
+    from core.evaluation import measures
+
+    class Mean(torch.nn.Module):
+        num_features = 3
+        forward = staticmethod(lambda x: x.mean((2, 3)))
+
+    real, fake = torch.randn(60, 3, 8, 8), 0.5 + torch.randn(60, 3, 8, 8)
+    assert fid(real.mean((2, 3)), fake.mean((2, 3))) == pytest.approx(measures.fid(Mean(), real, fake), rel=1e-4)
+    assert kid(real.mean((2, 3)), fake.mean((2, 3))) == pytest.approx(measures.kid(Mean(), real, fake), rel=1e-3, abs=1e-5)
+
+
+def test_density_and_coverage_of_the_same_far_and_collapsed_sets():
+    real = gaussian(400, seed=1)
+    assert density_coverage(real, real) == pytest.approx({"density": 1.0, "coverage": 1.0}, abs=0.02)
+    like = density_coverage(real, gaussian(400, seed=2))
+    assert like["density"] == pytest.approx(1, abs=0.15) and like["coverage"] > 0.9
+    assert density_coverage(real, real + 100) == {"density": 0, "coverage": 0}
+    crowded = density_coverage(real, real[:1].repeat(400, 1))  # one good image again and again
+    assert crowded["density"] > 0.5 and crowded["coverage"] < 0.1
+
+
+def test_copies_of_training_images_are_seen_as_memorised():
+    train, held_out = gaussian(500, seed=1), gaussian(200, seed=2)
+    fresh, copies = memorising(train, gaussian(500, seed=3), held_out), memorising(train, train[:300] + 0.01 * gaussian(300, seed=4), held_out)
+    assert fresh["copied"] < 0.12 and fresh["ratio"] == pytest.approx(1, abs=0.15)
+    assert copies["copied"] > 0.95 and copies["ratio"] < 0.2
+
+
+def test_nearest_is_the_nearest():
+    x, others = gaussian(30, seed=1), gaussian(1500, seed=2)
+    assert torch.allclose(nearest(x, others, 2), torch.cdist(x, others).sort(1).values[:, :2], atol=1e-4)
+
+
+def test_at_each_seed_the_nearest_of_those_that_are_right_wins():
+    right = np.array([[1, 0, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0]])
+    distance = np.array([[3, 1, 3, 9], [2, 5, 4, 1], [1, 2, 1, 1]])
+    assert win_rates(right, distance).tolist() == [0.25, 0.5, 0.25]  # image by image: 1 is nearer; 1 alone is right; none is: 2; 0 alone is right
+
+
+def test_the_judge_must_read_all_that_a_prompt_names(monkeypatch):
+    reader = JudgeReader(Judge(), ["a vase"])
+    verdict = Verdict(["vase", "vase", "bowl"], ["red", "blue", "red"], ["plain", "dotted", "dotted"])
+    monkeypatch.setattr("core.kiln.judge.read", lambda *_: verdict)
+    images = torch.zeros(3, 3, 8, 8)
+    assert reader(images, ["a vase"] * 3)["alignment"] == [1, 1, 0]
+    assert reader(images, ["a red vase"] * 3)["alignment"] == [1, 0, 0]
+    assert reader(images, ["a photo of a blue vase with white dots"] * 3)["alignment"] == [0, 1, 0]
+    with pytest.raises(UserError, match="'a smile'"):
+        JudgeReader(Judge(), ["a vase", "a smile"])
+
+
+def test_clip_finds_the_text_whose_feature_an_image_has(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer(tmp_path)
+    end = tokenizer.eos_token_id
+    both = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    text = both | dict(vocab_size=len(tokenizer), max_position_embeddings=64, eos_token_id=end, bos_token_id=tokenizer.bos_token_id, pad_token_id=end)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=both | dict(image_size=16, patch_size=8), projection_dim=16))
+    model.save_pretrained(tmp_path / "clip")
+    tokenizer.save_pretrained(tmp_path / "clip")
+    choices, images = ["a vase", "a bowl", "a jar"], torch.rand(5, 3, 32, 32) * 2 - 1
+    reader = ClipReader(tmp_path / "clip", choices)
+    found = [reader(images, [choice] * 5) for choice in choices]
+    assert all(sum(right) == 1 for right in zip(*(each["alignment"] for each in found)))  # each image fits one text best
+    for i in range(5):
+        best = max(found, key=lambda each: each["clip_score"][i])
+        assert best["alignment"][i] == 1 or best["clip_score"][i] == 0
+    with torch.no_grad():  # as CLIP itself compares them
+        ids = tokenizer([f"a photo of {choice}" for choice in choices], padding=True, return_tensors="pt")
+        x = torch.nn.functional.interpolate(images / 2 + 0.5, size=16, mode="bicubic", antialias=True).clamp(0, 1)
+        mean, std = (torch.tensor(v)[:, None, None] for v in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)))
+        out = model.eval()(**ids, pixel_values=(x - mean) / std)
+    cosines = out.logits_per_image / model.logit_scale.exp()
+    assert torch.allclose(100 * cosines.clamp(min=0).T, torch.tensor([each["clip_score"] for each in found]), atol=1e-3)
+
+
+def test_a_clip_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(UserError, match="CLIP"):
+        ClipReader(tmp_path / "none", ["a", "b"])

@@ -1,0 +1,287 @@
+"""Tables and reports: every figure once, whatever stops it and however many share the work, and a report that needs nothing else."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+from core.errors import UserError
+from core.evaluation import contenders, study, tables, worlds
+from core.evaluation.cells import Cell, Cells
+from core.evaluation.report import Column, Curves, Grid, Models, Report, Section, Table
+from core.null_text import NullTextUNet
+from core.presets import find_preset
+
+from .conftest import tiny_controlnet, tiny_pipeline
+
+ROOT = Path(__file__).parent.parent
+TINY = study.Counts(steps=4, batch_size=4, images=6, per_prompt=2, edges=3, part=4, resamples=4, curve=(0.5, 1.0), curve_per_prompt=1, inference_steps=2)
+
+
+class Mean(torch.nn.Module):
+    """A tiny extractor."""
+
+    num_features = 3
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return x.mean((2, 3)) * self.weight
+
+
+def redness(prompts):
+    return lambda images, asked: {"alignment": (images[:, 0].mean((1, 2)) > images[:, 2].mean((1, 2))).float().tolist()}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for i in range(42):
+        Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_sd, pictures, tmp_path_factory):
+    """A study of a random prior, and its world."""
+    out = tmp_path_factory.mktemp("evaluation")
+    tiny_controlnet(tiny_pipeline().unet).save_pretrained(out / "controlnet")
+    (out / "prompts.txt").write_text("a vase\na bowl\n\n")
+    found = study.Study(str(tiny_sd), TINY, out, str(out / "controlnet"), device="cpu", quiet=True, extractor=Mean(), find_reader=redness)
+    return found, tables.find_study_worlds(found, ["clay"], pictures, prompts=out / "prompts.txt")
+
+
+@pytest.fixture(scope="module")
+def made(tiny):
+    """Table 1 of it, whole."""
+    found, its_worlds = tiny
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("core.training.domain.save_samples", lambda *_: None)  # the training's own sheets take long
+        page = tables.table1(found, its_worlds, "python scripts/evaluate.py table1")
+    return json.loads((page.parent / "report.json").read_text())
+
+
+def blocks(report, kind):
+    return {block["title"]: block for section in report["sections"] for block in section["blocks"] if block["kind"] == kind}
+
+
+def test_table_1_has_every_method_and_figure(made):
+    assert made["status"] == ""
+    assert made["settings"]["pictures of clay"] == "39 to learn from and to compare with, 3 held out"
+    rows = blocks(made, "table")["Quantitative comparison"]["rows"]
+    assert [row["method"] for row in rows] == list(contenders.TITLES.values())
+    measured = [key for key in rows[0] if key.startswith("clay ")]
+    assert set(measured) == {f"clay {key}" for key in ("fid", "kid", "density", "coverage", "copied", "ratio", "text_fid", "alignment", "win", "discrepancy",
+                                                      "spatial_fid")}
+    assert all(row[key] is not None for row in rows for key in measured)
+    assert sum(row["clay win"] for row in rows[1:]) == pytest.approx(1)
+    for title in ("Unconditional", "Text-guided", "Spatial-guided"):
+        assert list(contenders.TITLES.values()) == [name for name in blocks(made, "grid")[title]["strips"] if name != "Edges"]
+    time, ratios = blocks(made, "curves").values()
+    assert {name: len(points) for name, points in time["series"].items()} == {"Fine-tuning": 2, "Ours": 2}
+    assert [point[2] for point in time["series"]["Ours"]] == ["8", "16"]  # images seen
+    assert len(ratios["series"]["w_d + w_c = w0"]) == len(tables.RATIOS)
+
+
+def test_the_trained_parameters_are_those_that_were_trained(made, tiny):
+    rows = {row["method"]: row["parameters"] for row in blocks(made, "table")["Quantitative comparison"]["rows"]}
+    unet = tiny[0].prior.unet
+    assert rows["Prior"] == 0 and rows["Textual Inversion"] == unet.config.cross_attention_dim
+    assert rows["Fine-tuning"] == unet.num_parameters()
+    assert rows["Ours"] == NullTextUNet.from_prior(unet, torch.zeros(1, 1, 24)).num_parameters()
+    assert 0 < rows["Fine-tuning + LoRA"] < rows["Fine-tuning"]
+
+
+def test_what_is_there_is_not_computed_again_and_rectification_takes_it_over(made, tiny, monkeypatch):
+    found, its_worlds = tiny
+    sampled, sample = [], study.Study.sample
+    monkeypatch.setattr(study.Study, "sample", lambda self, one, *rest, **more: sampled.append(one.name) or sample(self, one, *rest, **more))
+    again = replace_study(found)
+    tables.table1(again, its_worlds)
+    assert sampled == []
+    page = tables.rectification(again, its_worlds)
+    assert {name.removesuffix(" rectified") for name in sampled} == set(tables.BASELINES) and all(name.endswith(" rectified") for name in sampled)
+    rows = blocks(json.loads((page.parent / "report.json").read_text()), "table")["Without and with rectification"]["rows"]
+    assert all(row[key] is not None for row in rows for key in ("fid own", "fid prior", "alignment own", "alignment prior"))
+    assert any(row["fid own"] != row["fid prior"] for row in rows)
+
+
+def replace_study(found, **counts):
+    """The same study anew, with other counts."""
+    return study.Study(found.preset.name, replace(TINY, **counts), found.out, str(found.out / "controlnet"), device="cpu", quiet=True,
+                       extractor=Mean(), find_reader=redness)
+
+
+def test_figures_of_another_count_model_or_extractor_are_other_cells(tiny):
+    found, (world,) = tiny
+    one = found.prior_contender(world)
+    same, more = (replace_study(found, **counts).figures(world, one, "unconditional").key for counts in ({}, {"images": 7}))
+    key = found.figures(world, one, "unconditional").key
+    assert key == same != more
+    assert key != found.figures(world, replace(one, weights="others"), "unconditional").key
+    assert key == found.figures(world, replace(one, folder="moved"), "unconditional").key
+    other = replace_study(found)
+    with torch.no_grad():
+        other.extractor.weight += 1
+    assert key != other.figures(world, one, "unconditional").key
+
+
+def test_methods_are_sampled_with_the_same_noise_and_as_their_users_have_them(tiny):
+    """The prior's text-guided images are StableDiffusionPipeline's, of the same seed and scale."""
+    found, (world,) = tiny
+    images = found.sample(found.prior_contender(world), range(3), ["a vase"] * 3, None, at_once=2)
+    theirs = tiny_pipeline()
+    theirs.scheduler = found.prior.scheduler
+    generators = [torch.Generator().manual_seed(i) for i in range(3)]
+    expected = theirs(["a photo of a vase"] * 3, guidance_scale=found.prior.config.guidance_scale, num_inference_steps=2, generator=generators,
+                      output_type="pt").images
+    assert torch.allclose(images / 2 + 0.5, expected, atol=1e-4)
+
+
+def test_a_cell_is_computed_once_and_again_when_what_it_depends_on_changes(tmp_path):
+    cells, made = Cells(tmp_path, quiet=True), []
+
+    def make(folder):
+        made.append(folder)
+        (folder / "note.txt").write_text("kept")
+        return {"value": len(made)}
+
+    def cell(**depends):
+        return Cell("a figure", depends, make)
+
+    assert [cells.make(cell(seed=0)) for _ in range(2)] == [{"value": 1}] * 2
+    assert cells.make(cell(seed=1)) == {"value": 2} and cells.make(cell(seed=0)) == {"value": 1}
+    assert (cells.folder(cell(seed=0)) / "note.txt").read_text() == "kept"
+
+
+def test_what_fails_leaves_no_cell(tmp_path):
+    cells = Cells(tmp_path, quiet=True)
+    with pytest.raises(ZeroDivisionError):
+        cells.make(Cell("a", {}, lambda folder: {"value": 1 / 0}))
+    assert cells.read(Cell("a", {}, None)) is None and cells.make(Cell("a", {}, lambda folder: {"value": 1})) == {"value": 1}
+
+
+SQUARES = """
+import sys, time
+from pathlib import Path
+from accelerate import PartialState
+from core.errors import run_cli
+from core.evaluation.cells import Cell, Cells
+PartialState(cpu=True)
+root, wait = Path(sys.argv[1]), float(sys.argv[2])
+def square(i, folder):
+    with open(root / "log.txt", "a") as log:
+        log.write(f"{i}\\n")
+    time.sleep(wait * (i == 2))
+    return {"value": i * i}
+every = [Cell(f"square {i}", {"i": i}, lambda folder, i=i: square(i, folder)) for i in range(6)]
+def main():
+    cells = Cells(root, quiet=True)
+    cells.make_all(every)
+    whole = Cell("sum", {"of": [cell.key for cell in every]}, lambda _: {"value": sum(cells.read(cell)["value"] for cell in every)})
+    cells.make_all([whole])
+    print(PartialState().process_index, "of", f"{PartialState().num_processes}: {cells.read(whole)['value']}", flush=True)
+run_cli(main)
+"""
+
+
+def squares(root, wait="0", launch=()):
+    return subprocess.Popen([sys.executable, *launch, str(root / "squares.py"), str(root), wait], cwd=ROOT, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+
+
+def test_a_stopped_table_says_how_to_go_on_and_computes_nothing_twice(tmp_path):
+    (tmp_path / "squares.py").write_text(SQUARES)
+    log = tmp_path / "log.txt"
+    run = squares(tmp_path, "600")
+    while not log.exists() or len(log.read_text().splitlines()) < 3:
+        assert run.poll() is None
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=300)
+    assert run.returncode == 130 and "run the same command again to go on" in said and str(tmp_path) in said and "Traceback" not in said
+    assert squares(tmp_path).wait(300) == 0
+    assert sorted(log.read_text().split()) == ["0", "1", "2", "2", "3", "4", "5"]  # the one under way alone
+
+
+def test_two_processes_share_the_cells_and_both_know_them_all(tmp_path):
+    (tmp_path / "squares.py").write_text(SQUARES)
+    launch = "-m accelerate.commands.launch --multi_gpu --num_machines 1 --num_processes 2 --mixed_precision no --dynamo_backend no"
+    run = squares(tmp_path, launch=launch.split())
+    said, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, said
+    assert sorted((tmp_path / "log.txt").read_text().split()) == list("012345")
+    assert said.splitlines() == [f"{process} of 2: 55" for process in (0, 1)] or said.splitlines() == [f"{process} of 2: 55" for process in (1, 0)]
+
+
+def test_a_missing_controlnet_of_the_preset_leaves_its_task_out_and_a_missing_named_one_is_an_error(tiny, caplog):
+    found, _ = tiny
+    without = study.Study(found.preset.name, TINY, found.out, device="cpu", quiet=True, extractor=Mean(), find_reader=redness)
+    assert without.tasks == ("unconditional", "text") and "spatial guidance is left out" in caplog.text
+    assert without.settings([])["spatial guidance"] == without.lacks_control != ""
+    with pytest.raises(UserError, match="nowhere"):
+        study.Study(found.preset.name, TINY, found.out, str(found.out / "nowhere"), device="cpu", quiet=True, extractor=Mean(), find_reader=redness)
+
+
+def test_worlds_of_folders_hold_pictures_out_and_say_what_is_missing(pictures, tmp_path):
+    sd15, prompts = find_preset("sd15"), tmp_path / "prompts.txt"
+    prompts.write_text("a vase\na bowl\n")
+    (world,) = worlds.find_worlds(sd15, ["clay"], pictures, None, prompts, tmp_path / "data")
+    train, held_out = ({file.resolve() for file in folder.iterdir()} for folder in (world.train, world.held_out))
+    assert len(held_out) == 3 and not train & held_out and train | held_out == set(pictures.resolve().iterdir())
+    for given, said in ((([], None, None, prompts), "--data FOLDER"), (([], pictures, None, prompts), "one --domain"),
+                        ((["clay"], pictures, None, None), "--prompts FILE"), ((["clay"], tmp_path / "no", None, prompts), "no such folder"),
+                        ((["clay"], world.held_out, None, prompts), "--held-out"), ((["clay"], pictures, None, tmp_path / "no.txt"), "no.txt")):
+        with pytest.raises(UserError, match=said):
+            worlds.find_worlds(sd15, *given, tmp_path / "data")
+
+
+def test_attribute_prompts_ask_for_the_domains_own_things_first_and_for_colours_where_they_vary():
+    plain = [{"class": name, "colour": "white"} for name in ("vase", "cup")]
+    asked = worlds.attribute_prompts(plain)
+    assert len(set(asked)) == 10 and asked[:2] == ("a vase", "a cup")
+    assert worlds.attribute_prompts([record | {"colour": colour} for record in plain for colour in ("red", "orange", "blue")], 3) == (
+        "a red vase", "an orange cup", "a blue bottle")
+
+
+def test_best_and_second_best_respect_the_direction_and_references_stay_out():
+    columns = [Column("low", "", "low"), Column("high", "", "high", ".0%"), Column("none", "")]
+    rows = [dict(low=0.5, high=0.99, none=1.0, unranked=True), dict(low=(3.0, 2.0, 4.0), high=0.5, none=1.0), dict(low=1.0, high=0.501, none=2.0),
+            dict(low=2.0, high=None, none=3.0), dict(low="–", high=0.4, none=4.0)]
+    table = Table("t", columns, rows)
+    assert [row["low"] for row in table.ranks()] == [0, 0, 1, 2, 0]
+    assert [row["high"] for row in table.ranks()] == [0, 1, 1, 0, 2]  # equal as they are printed
+    assert all(row["none"] == 0 for row in table.ranks())
+    lines = table.markdown().splitlines()
+    assert "3.00 [2.00, 4.00]" in lines[3] and "**1.00**" in lines[4] and "<u>2.00</u>" in lines[5] and "…" in lines[5] and "–" in lines[6]
+
+
+def test_the_report_refers_to_nothing_outside_itself_and_holds_what_it_was_given(tmp_path):
+    Image.new("RGB", (64, 32), "red").save(tmp_path / "strip.png")
+    trimesh.creation.icosphere(subdivisions=1).export(tmp_path / "ball.glb")
+    hostile = "<script>alert(1)</script>"
+    given = [Table(hostile, [Column("a", "A <b>", "low")], [{"a": 1.0}]), Grid("g", {hostile: tmp_path / "strip.png"}, ["x", "y"]),
+             Curves("c", "x", "y", {"one": [(1, 2, "p"), (3, 5)], "single": [(2, 2)], "none": []}), Models("m", {"ball": tmp_path / "ball.glb"})]
+    page = Report("title", "python x.py --a 'b'", {"count": 3}, [Section("s", given, "text")], "1 of 2").write(tmp_path / "out")
+    html = page.read_text()
+    assert not re.findall(r'(?:src|href|srcset|action|poster|data)\s*=\s*["\'](?!data:)', re.sub(r"<script>.*</script>", "", html, flags=re.DOTALL))
+    assert not re.findall(r"@import|url\((?!data:)", re.sub(r"<script>.*</script>", "", html, flags=re.DOTALL)) and not re.findall(r"<link[^>]+http", html)
+    assert hostile not in html and "&lt;script&gt;" in html and html.count("data:image/png;base64,") == 1
+    assert html.count('<circle') == 3 and "nan" not in re.search(r"<svg.*</svg>", html, re.DOTALL)[0]
+    assert html.count("THREE.GLTFLoader()") == 1 and html.count("data-glb=") == 1  # three.js once, however many models there are
+    data = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert blocks(data, "grid")["g"]["strips"][hostile] == "../strip.png" and data["status"] == "1 of 2"
+    assert "![" in (tmp_path / "out" / "report.md").read_text()
