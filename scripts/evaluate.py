@@ -1,6 +1,6 @@
 """Measure the kiln's models and runs, each line of the output one figure of the README; and make the paper's tables.
 
-    python scripts/evaluate.py fold parity autoencoder judge prior domain control
+    python scripts/evaluate.py fold parity autoencoder judge prior domain control costs
     python scripts/evaluate.py run --folder outputs/porcelain/a-vase-0
     python scripts/evaluate.py table1 --quick               # minutes, for a look; without it hours, as in the paper
     python scripts/evaluate.py table1 rectification table3d
@@ -21,7 +21,7 @@ from accelerate import PartialState
 
 from core.errors import UserError, run_cli
 
-MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "domain", "control", "run")
+MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "domain", "control", "costs", "run")
 TABLES = ("table1", "rectification", "table3d")
 
 
@@ -29,9 +29,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measure", choices=[*MEASURES, *TABLES], nargs="+")
     parser.add_argument("--folder", type=Path, help="the run to judge, for `run`")
-    parser.add_argument("--domain", action="append", default=[], help="for `domain` and `control`, porcelain by default; for tables, several may be "
+    parser.add_argument("--domain", action="append", default=[], help="for `domain`, `control` and `costs`, porcelain by default; for tables, several may be "
                         "given, all that ship by default; `run` takes the run's own")
-    parser.add_argument("--images", type=int, help="unconditional samples for FID (default: 2000)")
+    parser.add_argument("--images", type=int, help="samples for FID (default: 2000; 1000 of each setting for `costs`)")
     parser.add_argument("--seeds", type=int, default=20, help="seeds a prompt for the prior (default: 20)")
     parser.add_argument("--quiet", action="store_true")
     tables = parser.add_argument_group("tables")
@@ -71,15 +71,15 @@ def print_figures(names: list[str], args: argparse.Namespace) -> None:
     from ingen3d.run_folder import finished_record
 
     domain = args.domain[-1] if args.domain else "porcelain"
-    if {"domain", "control"} & set(names):
+    if {"domain", "control", "costs"} & set(names):
         find_domain(domain)  # a mistyped one is an error now
     run_domain = finished_record(args.folder)["domain"] if "run" in names else domain
     if run_domain is None:
         raise UserError(f"the run in '{args.folder}' was made without a domain: there are no renders to compare it with")
     data, judge = CACHE / "data", WEIGHTS / "judge"
-    if {"autoencoder", "judge", "domain", "control", "run"} & set(names) and not data.is_dir():
+    if {"autoencoder", "judge", "domain", "control", "costs", "run"} & set(names) and not data.is_dir():
         raise UserError(f"no renders in {data}: run `python scripts/fire_kiln.py data` first")
-    if {"judge", "prior", "domain", "run"} & set(names) and not judge.is_dir():
+    if {"judge", "prior", "domain", "costs", "run"} & set(names) and not judge.is_dir():
         raise UserError(f"no judge in {judge}: run `python scripts/fire_kiln.py judge` first")
     measures = {
         "fold": kiln.fold_errors,
@@ -89,6 +89,7 @@ def print_figures(names: list[str], args: argparse.Namespace) -> None:
         "prior": lambda: kiln.prior_alignment(args.seeds, args.quiet),
         "domain": lambda: kiln.domain_fidelity(data, domain, args.images or 2000, args.quiet),
         "control": lambda: kiln.control_agreement(data, domain, args.quiet),
+        "costs": lambda: kiln.sampling_costs(data, domain, args.images or 1000, args.quiet),
         "run": lambda: kiln.run_quality(args.folder, data, Path(run_domain).name) | facts(args.folder / "mesh.glb"),
     }
     for name in names:

@@ -140,7 +140,7 @@ def sampling_costs(data: Path, domain: str = "porcelain", count: int = 1000, qui
     result = {}
     for name, settings in SAMPLINGS.items():
         images = generate(pipe, prompts, quiet=quiet, **{"num_inference_steps": pipe.config.num_inference_steps} | settings)
-        result[name] = {"cost": sampling_ratio(pipe, settings, batch=4, repeats=7, quiet=quiet), "fid": fid(critic, real, images),
+        result[name] = {"cost": sampling_ratio(pipe, settings, batch=4, repeats=5, quiet=quiet), "fid": fid(critic, real, images),
                         "class": share(judge.read(critic, images).classes, asked_class(prompts))}
     return result
 
