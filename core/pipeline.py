@@ -235,7 +235,8 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
         evenly; None for Sec. 3.4's. prompt None is unconditional: w_d is `unconditional_scale` (1 is the domain's own prediction, as eps_0
         cancels), and the prior's prediction without a domain. controls: what `control` gives, for the prompt's term. terms: more, from this or other pipelines.
         rectify: eps_0 is the bare prior's (Sec. 3.2). Without, it is the network's that is customised, by a checkpoint (the last of `terms`)
-        or by ControlNets, as diffusers' own pipelines have it. guidance_rescale, guidance_interval, timesteps: as in MultiGuidance.
+        or by ControlNets, as diffusers' own pipelines have it, else by the domain (Fig. 12a): then the domain's term is eps_0 itself and
+        falls out of the sum, whatever it weighs. guidance_rescale, guidance_interval, timesteps: as in MultiGuidance.
         Raises UserError for an empty prompt, a scale of what is not there, lists of another length than `batch` and terms that do not fit.
         """
         if prompt is not None and not controls and not all(p.strip() for p in ([prompt] if isinstance(prompt, str) else prompt)):
@@ -247,10 +248,11 @@ class InDomainPipeline(DiffusionPipeline, FromSingleFileMixin):
         check_interval("guidance_interval", *guidance_interval)
         negative = per_image(negative_prompt or "", batch, "negative_prompt")
         uncond = Term(self.unet, self.encode_prompt(negative), None, self.alphas_cumprod)
+        customised = bool(terms or controls)
         if prompt is not None or controls:
             terms = [self.term(per_image(prompt or "", batch, "prompt"), control_scale, negative, controls, compose_prompt), *terms]
         if not rectify:
-            uncond = own_unconditional(terms)
+            uncond = own_unconditional(terms) if customised or self.domain_unet is None else self.domain_term()
         check_terms(terms, self.unet, batch)
         if self.domain_unet is not None:
             terms = [self.domain_term(self.config.unconditional_scale if domain_scale is None and not terms else domain_scale), *terms]
