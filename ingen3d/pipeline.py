@@ -45,6 +45,10 @@ class Run:
     metrics: dict
 
 
+class NoObject(UserError):
+    """The models made nothing that can be lifted or meshed."""
+
+
 class Models:
     """The preset's models, each loaded when a stage first needs it; in half precision off the CPU.
 
@@ -206,7 +210,7 @@ def sample_object(pipe: InDomainPipeline, prompt: str, s: ImageSettings, seed: i
         return foreground(source)
     except UserError as error:
         advice = f"try another --seed, a prompt such as '{prompt} on a white background', or --image"
-        raise UserError(f"no object stands out from the background of the sampled picture '{file}': {advice}") from error
+        raise NoObject(f"no object stands out from the background of the sampled picture '{file}': {advice}") from error
 
 
 def init_stage(run: RunFolder, models: Models, settings: Settings, reference, seed, quiet, device, mark):
@@ -303,7 +307,7 @@ def mesh_stage(run: RunFolder, settings: Settings, field, grid, quiet, device, m
     try:
         bare = meshes.extract(field, s.resolution, s.threshold, s.faces, quiet)
     except ValueError as error:
-        raise UserError(f"no mesh: {error}; try another --seed, more --steps or a lower mesh.threshold") from error
+        raise NoObject(f"no mesh: {error}; try another --seed, more --steps or a lower mesh.threshold") from error
     glb = meshes.export(meshes.textured(field, bare, s.texture_size), partial)
     write_video(partial, turntable(field, grid, settings.turntable, settings.camera, settings.turntable.frames, device, quiet=quiet))
     run.end("mesh", mark, as_folder=False, metrics=meshes.facts(glb))
