@@ -1,48 +1,81 @@
-"""Measure the kiln's models and runs; each line of the output is one figure of the README.
+"""Measure the kiln's models and runs, each line of the output one figure of the README; and make the paper's tables.
 
     python scripts/evaluate.py fold parity autoencoder judge prior domain control
     python scripts/evaluate.py run --folder outputs/porcelain/a-vase-0
+    python scripts/evaluate.py table1 --quick               # minutes, for a look; without it hours, as in the paper
+    python scripts/evaluate.py table1 rectification table3d
+    accelerate launch scripts/evaluate.py table1 --preset sd15 --domain mine --data my/pictures --prompts texts.txt \\
+        --controlnet lllyasviel/control_v11p_sd15_canny --images 50000 --train-steps 20000 --batch-size 32
+
+A table is a report in OUT/TABLE: report.html, which opens offline, report.md and report.json. It is written anew as figures come in; what was
+stopped goes on when the same command is given again.
 """
 
 import argparse
 import json
+import shlex
+import sys
 from pathlib import Path
 
 from core.errors import UserError, run_cli
 
 MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "domain", "control", "run")
+TABLES = ("table1", "rectification", "table3d")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measure", choices=MEASURES, nargs="+")
+    parser.add_argument("measure", choices=[*MEASURES, *TABLES], nargs="+")
     parser.add_argument("--folder", type=Path, help="the run to judge, for `run`")
-    parser.add_argument("--domain", default="porcelain", help="for `domain` and `control`; `run` takes the run's own")
-    parser.add_argument("--images", type=int, default=2000, help="samples for kiln-FID (default: 2000)")
+    parser.add_argument("--domain", action="append", default=[], help="for `domain` and `control`, porcelain by default; for tables, several may be "
+                        "given, all that ship by default; `run` takes the run's own")
+    parser.add_argument("--images", type=int, help="unconditional samples for FID (default: 2000)")
     parser.add_argument("--seeds", type=int, default=20, help="seeds a prompt for the prior (default: 20)")
     parser.add_argument("--quiet", action="store_true")
+    tables = parser.add_argument_group("tables")
+    tables.add_argument("--preset", default="kiln", help="the prior: kiln, sd15, a folder or a Hub id")
+    tables.add_argument("--quick", action="store_true", help="short trainings and few images: a look at what there will be, not at who is best")
+    tables.add_argument("--out", type=Path, default=Path("outputs/evaluation"), help="reports, models and figures (default: outputs/evaluation)")
+    tables.add_argument("--data", help="a folder of the domain's pictures, where they are not the kiln's")
+    tables.add_argument("--held-out", help="others of the domain, to learn nothing from (default: every twentieth of --data)")
+    tables.add_argument("--prompts", help="a text file of what to ask for, one a line, such as 'a vase'; needed with --data")
+    tables.add_argument("--controlnet", help="one that reads edges, by its folder or Hub id (default: the preset's)")
+    tables.add_argument("--train-steps", type=int, help="of each method's training (default: 2750)")
+    tables.add_argument("--batch-size", type=int, help="of each method's training (default: 16)")
+    tables.add_argument("--steps", type=int, help="of the sampler (default: the preset's)")
+    tables.add_argument("--device", help="cuda, mps or cpu; the best there is by default")
     args = parser.parse_args()
-    if args.seeds < 1 or args.images < 2:
+    if args.seeds < 1 or args.images is not None and args.images < 2:
         raise UserError(f"--seeds is {args.seeds} and --images {args.images}: give at least 1 and 2")
+    if args.quiet:
+        from core.progress import hide_loading_bars
 
+        hide_loading_bars()
+    figures = [name for name in args.measure if name in MEASURES]
+    if figures:
+        print_figures(figures, args)
+    for name in args.measure:
+        if name in TABLES:
+            print(f"{name}: {make_table(name, args)}", flush=True)
+
+
+def print_figures(names: list[str], args: argparse.Namespace) -> None:
     from core.domains import find_domain
     from core.evaluation import kiln
     from core.kiln.fire import CACHE, WEIGHTS
-    from core.progress import hide_loading_bars
     from ingen3d.mesh import facts
     from ingen3d.run_folder import finished_record
 
-    if {"domain", "control"} & set(args.measure):
-        find_domain(args.domain)  # a mistyped one is an error now
-    run_domain = finished_record(args.folder)["domain"] if "run" in args.measure else args.domain
+    domain = args.domain[-1] if args.domain else "porcelain"
+    if {"domain", "control"} & set(names):
+        find_domain(domain)  # a mistyped one is an error now
+    run_domain = finished_record(args.folder)["domain"] if "run" in names else domain
     if run_domain is None:
         raise UserError(f"the run in '{args.folder}' was made without a domain: there are no renders to compare it with")
-    if args.quiet:
-        hide_loading_bars()
     data, judge = CACHE / "data", WEIGHTS / "judge"
-    if {"autoencoder", "judge", "domain", "control", "run"} & set(args.measure) and not data.is_dir():
+    if {"autoencoder", "judge", "domain", "control", "run"} & set(names) and not data.is_dir():
         raise UserError(f"no renders in {data}: run `python scripts/fire_kiln.py data` first")
-    if {"judge", "prior", "domain", "run"} & set(args.measure) and not judge.is_dir():
+    if {"judge", "prior", "domain", "run"} & set(names) and not judge.is_dir():
         raise UserError(f"no judge in {judge}: run `python scripts/fire_kiln.py judge` first")
     measures = {
         "fold": kiln.fold_errors,
@@ -50,12 +83,30 @@ def main() -> None:
         "autoencoder": lambda: kiln.autoencoder_psnr(data),
         "judge": lambda: kiln.judge_accuracy(data),
         "prior": lambda: kiln.prior_alignment(args.seeds, args.quiet),
-        "domain": lambda: kiln.domain_fidelity(data, args.domain, args.images, args.quiet),
-        "control": lambda: kiln.control_agreement(data, args.domain, args.quiet),
+        "domain": lambda: kiln.domain_fidelity(data, domain, args.images or 2000, args.quiet),
+        "control": lambda: kiln.control_agreement(data, domain, args.quiet),
         "run": lambda: kiln.run_quality(args.folder, data, Path(run_domain).name) | facts(args.folder / "mesh.glb"),
     }
-    for name in args.measure:
+    for name in names:
         print(json.dumps({name: measures[name]()}), flush=True)
+
+
+def make_table(name: str, args: argparse.Namespace) -> Path:
+    """The table's report."""
+    command = f"python {shlex.join(sys.argv)}"
+    if name == "table3d":
+        from ingen3d.evaluation import table3d
+
+        return table3d(preset=args.preset, domains=args.domain, quick=args.quick, out=args.out, device=args.device, quiet=args.quiet, command=command)
+    from dataclasses import replace
+
+    from core.evaluation import study, tables
+
+    given = {"images": args.images, "steps": args.train_steps, "batch_size": args.batch_size, "inference_steps": args.steps}
+    counts = replace(study.QUICK if args.quick else study.Counts(), **{key: value for key, value in given.items() if value is not None})
+    found = study.Study(args.preset, counts, args.out, args.controlnet, device=args.device, quiet=args.quiet)
+    worlds = tables.find_study_worlds(found, args.domain, args.data, args.held_out, args.prompts)
+    return getattr(tables, name)(found, worlds, command)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Sequence
 from html import escape
-from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 
@@ -28,7 +27,8 @@ table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabu
 th, td { padding: 6px 11px; text-align: right; white-space: nowrap; } th { font-weight: 600; } td:first-child, th:first-child { text-align: left; }
 thead tr:last-child th { border-bottom: 1.5px solid var(--ink); } thead tr:first-child th { border-top: 1.5px solid var(--ink); }
 th.group { text-align: center; border-bottom: 1px solid var(--line); } tbody tr:last-child td { border-bottom: 1.5px solid var(--ink); }
-tbody tr:hover { background: #f2f6fb; } tr.unranked td { color: var(--soft); } .first { font-weight: 700; } .second { text-decoration: underline; text-underline-offset: 3px; }
+tbody tr:hover { background: #f2f6fb; } tr.unranked td { color: var(--soft); }
+.first { font-weight: 700; } .second { text-decoration: underline; text-underline-offset: 3px; }
 .interval { display: block; color: var(--soft); font-size: 11px; font-weight: 400; text-decoration: none; }
 .strips { display: grid; grid-template-columns: max-content max-content; gap: 5px 14px; align-items: center; font-size: 13.5px; }
 .strips img { display: block; height: 112px; border-radius: 4px; } .columns { display: grid; font-size: 12px; color: var(--soft); text-align: center; }

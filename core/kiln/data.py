@@ -5,12 +5,14 @@ An object is decided by (world, index) alone. Every twentieth object is held out
 
 import json
 import os
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from ..errors import UserError
@@ -87,6 +89,16 @@ def load_views(folder: Path, split: str = "train") -> Views:
     if not images:
         raise UserError(f"{folder} holds no rendered views: run `python scripts/fire_kiln.py data` first")
     return Views(np.concatenate(images), records)
+
+
+def write_pictures(images: np.ndarray, folder: Path) -> None:
+    """Views (N, H, W, 4) on white as a user would have pictures, a folder of PNG files, whole or not there."""
+    partial_folder = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    partial_folder.mkdir(parents=True)
+    for i, rgba in enumerate(images):
+        Image.fromarray(np.uint8((composite(rgba) + 1) * 127.5 + 0.5)).save(partial_folder / f"{i:05d}.png")
+    partial_folder.rename(folder)
 
 
 def composite(rgba: np.ndarray, background=1.0) -> np.ndarray:

@@ -15,7 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 from ..checkpoints import fingerprint, save_atomically, write_atomically
 from ..devices import find_device
 from . import autoencoder, clip, controlnet, judge, prior, zero123
-from .data import Views, composite, load_views, render_world
+from .data import Views, load_views, render_world, write_pictures
 from .loop import digest
 
 logger = logging.getLogger(__name__)
@@ -53,13 +53,8 @@ class Kiln:
         folder, images = self.cache / "porcelain-images", self.views("porcelain").images
         mark, made_from = folder.with_suffix(".txt"), digest(images)
         if not folder.exists() or has_changed(mark, made_from):
-            partial = folder.with_suffix(".partial")
-            for old in (partial, folder):
-                shutil.rmtree(old, ignore_errors=True)
-            partial.mkdir(parents=True)
-            for i, rgba in enumerate(images):
-                Image.fromarray(np.uint8((composite(rgba) + 1) * 127.5 + 0.5)).save(partial / f"{i:05d}.png")
-            partial.rename(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            write_pictures(images, folder)
             write_atomically(made_from, mark)
         return folder
 

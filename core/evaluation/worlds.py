@@ -1,0 +1,117 @@
+"""A domain as it is measured: pictures to learn from, pictures held out, and what is asked for in words."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..domains import known_domains, read_domain
+from ..errors import UserError
+from ..presets import WEIGHTS, Preset
+from ..training.data import files_in
+
+HELD_OUT_EVERY = 20  # of a folder without pictures held out
+
+
+@dataclass(frozen=True)
+class World:
+    """train, held_out: folders of pictures. digest: what tells these from others. prompts: attributes, such as "a vase"."""
+
+    name: str
+    train: Path
+    held_out: Path
+    digest: str
+    prompts: tuple[str, ...]
+
+
+def find_worlds(preset: Preset, domains: Sequence[str], data: str | Path | None, held_out: str | Path | None, prompts: str | Path | None,
+                work: Path) -> list[World]:
+    """The worlds of domains, all that ship over the preset where none is named: rendered views where the preset has a judge, else a user's pictures.
+
+    data: a folder of pictures of the one domain; held_out: others, never learned from, by default every twentieth of `data`.
+    prompts: a text file, one a line. work: where pictures are laid out. Raises UserError.
+    """
+    asked = read_prompts(prompts) if prompts else None
+    if data is None and preset.judge is None:
+        raise UserError(f"no pictures are at hand of any domain over '{preset.name}': give --domain NAME and --data FOLDER")
+    if data is None:
+        return [rendered(name, asked, work) for name in domains or shipped(preset.name)]
+    if len(domains) != 1:
+        raise UserError(f"--data is the pictures of one domain, and there are {len(domains)}: give one --domain")
+    if asked is None:
+        raise UserError("there are no texts to make images of: give --prompts FILE, one a line, such as 'a face with glasses'")
+    return [in_folders(domains[0], Path(data), held_out and Path(held_out), asked, work)]
+
+
+def shipped(preset: str) -> list[str]:
+    """Domains that ship with the package over a preset."""
+    names = [name for name, folder in known_domains().items() if folder.is_relative_to(WEIGHTS) and read_domain(folder).prior == preset]
+    if not names:
+        raise UserError(f"no domain ships over '{preset}': give --domain NAME")
+    return names
+
+
+def read_prompts(file: str | Path) -> tuple[str, ...]:
+    if not Path(file).is_file():
+        raise UserError(f"no such file of prompts: {file}")
+    prompts = tuple(line.strip() for line in Path(file).read_text().splitlines() if line.strip())
+    if len(set(prompts)) < max(2, len(prompts)):
+        raise UserError(f"{file} holds {len(set(prompts))} different prompts in {len(prompts)} lines: give two or more, each once")
+    return prompts
+
+
+def rendered(name: str, prompts: tuple[str, ...] | None, work: Path) -> World:
+    """A world of the kiln: its rendered views, as pictures on white."""
+    from ..kiln.data import load_views, write_pictures
+    from ..kiln.fire import CACHE
+    from ..kiln.loop import digest
+
+    train, held_out = (load_views(CACHE / "data" / name, split) for split in ("train", "test"))
+    key = digest(train.images, held_out.images)
+    folder = work / f"{name}-{key[:8]}"
+    for views, split in ((train, "train"), (held_out, "held-out")):
+        if not (folder / split).exists():
+            write_pictures(views.images, folder / split)
+    return World(name, folder / "train", folder / "held-out", key, prompts or attribute_prompts(train.records))
+
+
+def attribute_prompts(records: list[dict], count: int = 10) -> tuple[str, ...]:
+    """What the judge can read: the domain's own classes, then others that an open-world prompt may ask for; with a colour where they vary."""
+    from ..kiln.glazes import COLOURS
+    from ..kiln.shapes import SHAPES
+
+    own = {record["class"] for record in records}
+    classes = sorted(SHAPES, key=lambda name: name not in own)  # in the world's order, the domain's own first
+    colours = [colour for colour in COLOURS if any(record["colour"] == colour for record in records)]
+    said = [f"{colours[i % len(colours)]} {name}" if len(colours) > 2 else name for i, name in enumerate(classes[:count])]
+    return tuple(f"{'an' if words[0] in 'aeiou' else 'a'} {words}" for words in said)
+
+
+def in_folders(name: str, data: Path, held_out: Path | None, prompts: tuple[str, ...], work: Path) -> World:
+    """A user's pictures; without others to hold out every twentieth is, and the two parts are laid out as links."""
+    for folder in filter(None, (data, held_out)):
+        if not folder.is_dir():
+            raise UserError(f"no such folder of images: {folder}")
+    key = hashlib.sha256(json.dumps([listing(folder) for folder in (data, held_out) if folder]).encode()).hexdigest()[:16]
+    if held_out:
+        return World(name, data, held_out, key, prompts)
+    folder = work / f"{name}-{key[:8]}"
+    if not folder.exists():
+        files = [Path(path) for path, _ in files_in(data)]
+        if len(files) < 2 * HELD_OUT_EVERY or any(not path.is_file() for path in files):
+            raise UserError(f"{data} has {len(files)} files, too few to hold every {HELD_OUT_EVERY}th out, or tar files: give --held-out FOLDER")
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        for i, path in enumerate(files):
+            link = partial / ("train" if i % HELD_OUT_EVERY else "held-out") / f"{i:06d}{path.suffix}"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
+        partial.rename(folder)
+    return World(name, folder / "train", folder / "held-out", key, prompts)
+
+
+def listing(folder: Path) -> list[tuple[str, int]]:
+    """Names and sizes of all files: enough to tell a folder from a changed one without reading it."""
+    return sorted((str(path.relative_to(folder)), path.stat().st_size) for path in folder.rglob("*") if path.is_file())
