@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from core.domains import known_domains, read_domain
 from core.errors import UserError
-from core.evaluation import features
+from core.evaluation import features, study, tables
 from core.evaluation.cells import Cell, Cells
 from core.evaluation.report import Column, Grid, Models, Report, Section, Table
-from core.kiln.fire import CACHE
+from core.evaluation.worlds import shipped
 from core.kiln.shapes import POTTERY
 from core.presets import find_preset
 from core.training.domain import find_process
@@ -57,26 +56,23 @@ def table3d(
     quiet: bool = False,
     command: str = "python scripts/evaluate.py table3d",
     overrides: Mapping[str, Any] | None = None,
-    baselines: str | Path = "outputs/baselines",
+    fine_tuned: Mapping[str, Path] | None = None,
 ) -> Path:
     """The report of OUT/table3d, report.html; its figures are cells in OUT/cells, its runs lie in OUT/runs, 13 MB each.
 
-    domains: by default all over this preset. quick: two classes, one seed and few steps, to see that all of it runs. overrides: settings that
-    all methods share, a mapping. baselines: where BASELINES/DOMAIN/fine-tuning is, as scripts/train_baseline.py writes it.
+    domains: by default all that ship over this preset. quick: two classes, one seed and few steps, to see that all of it runs. overrides:
+    settings that all methods share. fine_tuned: domain -> the prior fine-tuned for it; by default Table 1's, trained where it is not there.
     The whole takes about 11 hours a domain on two cores: 147 objects from text and 105 lifted pictures. What is done is reported after each,
     a stopped run goes on where it was, and `accelerate launch` shares the work. Raises UserError.
     """
     if find_preset(preset).judge is None:
         raise UserError(f"the 3D table needs a judge and a world of known objects, and '{preset}' has none: give --preset kiln")
-    names = list(domains) or [name for name, folder in known_domains().items() if read_domain(folder).prior == preset]
     state, device = find_process(device)
     common = OmegaConf.to_container(OmegaConf.merge(TURNTABLE, QUICK if quick else {}, dict(overrides or {})))
     out, classes, seeds = Path(out), list(POTTERY)[:2] if quick else list(POTTERY), range(1 if quick else SEEDS)
-    runs = out / "runs" / ("quick" if quick else "full")
-    pots = {name: Pots(preset, name, common, runs, Path(baselines), device, quiet) for name in names}
-    for name, each in pots.items():
-        if not any((CACHE / "data" / each.domain.name).glob("shard-*.npy")):
-            raise UserError(f"there are no renders of '{name}' to compare with in {CACHE / 'data' / each.domain.name}: run `python scripts/fire_kiln.py data`")
+    names, runs = list(domains) or shipped(preset), out / "runs" / ("quick" if quick else "full")
+    fine_tuned = fine_tuned or {name: fine_tune(preset, name, out, quick, device, quiet) for name in names}
+    pots = {name: Pots(preset, name, common, runs, fine_tuned[name], device, quiet) for name in names}
     wanted = {name: each.cells(classes, seeds) for name, each in pots.items()}
     true = {name: [each.rendered(c, s) for c in classes for s in seeds] if each.has_truth else [] for name, each in pots.items()}
     cells = Cells(out / "cells", quiet)
@@ -93,6 +89,14 @@ def table3d(
     for later in (False, True):  # the ones that begin with our first field come when it is there
         cells.make_all([cell for cell in every if (id(cell) in varies) == later], write)
     return write() if state.is_main_process else out / "table3d" / "report.html"
+
+
+def fine_tune(preset: str, domain: str, out: Path, quick: bool, device: torch.device, quiet: bool) -> Path:
+    """The folder of Table 1's fine-tuned prior: from the pictures that the domain's model learns from, for as many steps."""
+    found = study.Study(preset, study.QUICK if quick else study.Counts(), out, device=device, quiet=quiet)
+    (world,) = tables.find_study_worlds(found, [domain])
+    trained = found.train(world, ["fine-tuning"])["fine-tuning"]
+    return Path(tables.last(trained).folder)
 
 
 def facts(pots: Pots, classes: list[str], seeds: range) -> dict[str, Any]:
@@ -127,8 +131,10 @@ def section(cells: Cells, pots: Pots, wanted: dict[tuple, Cell], true: list[Cell
 
 def prompts(pots: Pots) -> str:
     """What each method was asked for."""
-    asked = {method.title: pots.prompt(method, "vase", 0) for method in pots.methods.values()}
-    return "Asked for a vase by " + "; ".join(f"'{prompt}': {', '.join(t for t, p in asked.items() if p == prompt)}" for prompt in dict.fromkeys(asked.values())) + "."
+    asked: dict[str, list[str]] = {}
+    for method in pots.methods.values():
+        asked.setdefault(pots.prompt(method, "vase", 0), []).append(method.title)
+    return "Asked for a vase. " + " ".join(f"'{prompt}': {', '.join(titles)}." for prompt, titles in asked.items())
 
 
 def row(cells: Cells, pots: Pots, wanted: dict[tuple, Cell], task: str, key: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def f_score(precise: np.ndarray, recalled: np.ndarray) -> float:
     return float(2 * precision * recall / max(precision + recall, 1e-12))
 
 
-def seen(points: np.ndarray, directions: int = 60, cells: int = 64, depth: float = 0.03) -> np.ndarray:
+def seen(points: np.ndarray, directions: int = 60, cells: int = 48, depth: float = 0.03) -> np.ndarray:
     """Those of a surface's points (N, 3) that can be seen from outside, in their order.
 
     directions: from which one looks, evenly over the sphere (a Fibonacci spiral). What lies deeper than `depth`, in units of the points'

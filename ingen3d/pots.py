@@ -19,9 +19,8 @@ from core.domains import find_domain
 from core.evaluation import features, kiln
 from core.evaluation.cells import Cell
 from core.images import contact_sheet, to_pil
-from core.kiln import judge, renderer
+from core.kiln import fire, judge, renderer
 from core.kiln.data import WORLDS, load_views, make_object
-from core.kiln.fire import CACHE
 from core.presets import find_preset
 
 from .cameras import orbit
@@ -78,29 +77,27 @@ class Pots:
     """The pots of one domain: what each method makes of them, and its measures.
 
     common: settings that all methods share, on top of the preset's. runs: folder of the text_to_3d runs, which go on where they were stopped.
+    fine_tuned: the folder of a prior that was fine-tuned for the domain, as `core.training.baselines` writes it.
     """
 
-    def __init__(self, preset: str, domain: str, common: Mapping, runs: Path, baselines: Path, device: torch.device, quiet: bool):
+    def __init__(self, preset: str, domain: str, common: Mapping, runs: Path, fine_tuned: Path, device: torch.device, quiet: bool):
         self.preset, self.domain, self.common, self.device, self.quiet = find_preset(preset), find_domain(domain), common, device, quiet
-        self.runs = runs / self.domain.name
-        self.baseline = baselines / self.domain.name / "fine-tuning"
+        self.runs, self.renders = runs / self.domain.name, fire.CACHE / "data" / self.domain.name
+        self.fine_tuned = fine_tuned
         self.settings = load_settings(self.preset.config, dict(common))
         self.methods = methods(self.settings)
-        if not (self.baseline / "baseline.json").is_file():
-            logger.warning("no fine-tuned prior in %s: its row stays empty; scripts/train_baseline.py makes one", self.baseline)
-            del self.methods["sds-fine-tuned"]
         self.models = cache(self.load_models)
         self.has_truth = self.domain.name in WORLDS and self.settings.camera.fovy_deg == renderer.FOV_DEG
 
     def load_models(self, whose: str) -> Models:
         """Each at most once; all parts when a stage first needs them."""
-        prior = self.baseline if whose == "fine-tuned" else None
+        prior = self.fine_tuned if whose == "fine-tuned" else None
         return Models(self.preset.name, str(self.domain.folder) if whose == "domain" else None, self.device, prior)
 
     def prompt(self, method: Method, name: str, seed: int) -> str:
         """What a method is asked for; where it knows no domain, in words that come nearest to it."""
         if method.models == "fine-tuned":
-            return json.loads((self.baseline / "baseline.json").read_text())["phrase"].replace("{prompt}", f"a {name}")
+            return json.loads((self.fine_tuned / "baseline.json").read_text())["phrase"].replace("{prompt}", f"a {name}")
         imitations = [p for p in kiln.IMITATIONS if name in p.split()] if method.models == "prior" and self.domain.name == "porcelain" else []
         return imitations[seed % len(imitations)] if imitations else f"a {name}"
 
@@ -116,7 +113,7 @@ class Pots:
             "settings": asdict(load_settings(self.preset.config, self.overrides(method, task == "lift"))),
             "models": self.models(method.models).fingerprint,
             "prompt": self.prompt(method, name, seed),
-            "renders": models_fingerprint(CACHE / "data" / self.domain.name, self.preset.judge),
+            "renders": models_fingerprint(self.renders, self.preset.judge),
         }
         return Cell(f"table3d {self.domain.name} {task} {key} {name} {seed}", depends, lambda folder: make(key, name, seed, folder))
 
@@ -179,7 +176,7 @@ class Pots:
             views = [renderer.View(*map(float, each)) for each in zip(ring.elevation_deg, ring.azimuth_deg, ring.distance)]
             return self.judge_views(judge.to_tensor(torch.from_numpy(renderer.render(parts, surface, views, 128))), name, folder)
 
-        renders = models_fingerprint(CACHE / "data" / self.domain.name, self.preset.judge)
+        renders = models_fingerprint(self.renders, self.preset.judge)
         return Cell(f"table3d {self.domain.name} true {name} {seed}", {"renders": renders, "views": VIEWS}, make)
 
     @cached_property
@@ -189,7 +186,7 @@ class Pots:
     @cached_property
     def real(self) -> torch.Tensor:
         """Features (N, d) of the domain's renders, of all classes, that models learn from."""
-        return features.extract(self.critic, kiln.views_tensor(load_views(CACHE / "data" / self.domain.name)).split(128))
+        return features.extract(self.critic, kiln.views_tensor(load_views(self.renders)).split(128))
 
     def judge_views(self, views: torch.Tensor, name: str, folder: Path) -> dict[str, float]:
         """Measures of one object's views (N, 3, 128, 128) in [-1, 1], all around it; some of them go to views.png."""
