@@ -25,7 +25,7 @@ QUICK = {"init": {"steps": 20}, "refine": {"steps": 20}}
 TITLE = "Text to 3D"
 FROM_TEXT = [
     Column("method", "Method"),
-    Column("kid", "KID", "low", ".2f"),
+    Column("kid", "KID", "low", ".1f"),
     Column("class", "class as asked", "high", ".0%"),
     Column("consistency", "view consistency", "high", ".3f"),
     Column("mesh", "meshes", "high", ".0%"),

@@ -19,7 +19,7 @@ from core.domains import find_domain
 from core.evaluation import features, kiln
 from core.evaluation.cells import Cell
 from core.images import contact_sheet, to_pil
-from core.kiln import fire, judge, renderer
+from core.kiln import fire, glazes, judge, renderer
 from core.kiln.data import WORLDS, load_views, make_object
 from core.presets import find_preset
 
@@ -154,7 +154,7 @@ class Pots:
 
     def lifted(self, key: str, name: str, seed: int, folder: Path) -> dict[str, float]:
         """Distances of the lifted picture of a held-out pot to that pot. Without a mesh there are none."""
-        _, parts, surface, _ = make_object(self.domain.name, held_out(name, seed + 1)[seed])
+        parts, surface = self.true_pot(name, seed)
         c, size = self.settings.camera, self.preset.resolution
         view = renderer.View(c.reference_elevation_deg, c.reference_azimuth_deg, c.reference_distance)
         picture = Image.fromarray(renderer.render(parts, surface, [view], size)[0])
@@ -169,15 +169,21 @@ class Pots:
 
     def rendered(self, name: str, seed: int) -> Cell:
         """The same measures of a held-out pot itself, from the same cameras: what a perfect method would reach."""
+        camera = dict(elevation_deg=self.settings.turntable.elevation_deg, distance=self.settings.camera.reference_distance)
 
         def make(folder: Path) -> dict[str, float]:
-            _, parts, surface, _ = make_object(self.domain.name, held_out(name, seed + 1)[seed])
-            ring = orbit(VIEWS, self.settings.turntable.elevation_deg, self.settings.camera.reference_distance, renderer.FOV_DEG)
+            parts, surface = self.true_pot(name, seed)
+            ring = orbit(VIEWS, fovy_deg=renderer.FOV_DEG, **camera)
             views = [renderer.View(*map(float, each)) for each in zip(ring.elevation_deg, ring.azimuth_deg, ring.distance)]
             return self.judge_views(judge.to_tensor(torch.from_numpy(renderer.render(parts, surface, views, 128))), name, folder)
 
-        renders = models_fingerprint(self.renders, self.preset.judge)
-        return Cell(f"table3d {self.domain.name} true {name} {seed}", {"renders": renders, "views": VIEWS}, make)
+        depends = {"renders": models_fingerprint(self.renders, self.preset.judge), "views": VIEWS, **camera}
+        return Cell(f"table3d {self.domain.name} true {name} {seed}", depends, make)
+
+    def true_pot(self, name: str, seed: int) -> tuple[list, glazes.Surface]:
+        """Parts and surface of a pot that no model has seen."""
+        _, parts, surface, _ = make_object(self.domain.name, held_out(name, seed + 1)[seed])
+        return parts, surface
 
     @cached_property
     def critic(self) -> judge.Judge:

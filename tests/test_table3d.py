@@ -8,6 +8,7 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
+from scipy.ndimage import binary_dilation
 from scipy.spatial import cKDTree
 from torch import nn
 
@@ -80,8 +81,8 @@ def test_true_pots_lie_in_the_world_of_the_cameras_that_pictures_are_lifted_with
     tan = np.tan(np.deg2rad(renderer.FOV_DEG / 2))
     covered = np.zeros((64, 64), bool)
     covered[((1 - y / -z / tan) * 32).long(), ((x / -z / tan + 1) * 32).long()] = True
-    assert (covered != alpha).mean() < 0.01 < 0.2 < alpha.mean()
-    assert (covered != alpha[:, ::-1]).mean() > 0.02, "it would be told from its mirror image"
+    assert (covered | ~alpha).all() and (binary_dilation(alpha) | ~covered).all(), "a pixel that is touched at its edge may stay empty"
+    assert alpha.mean() > 0.2 and (alpha & ~binary_dilation(covered[:, ::-1])).any(), "its mirror image would be told from it"
 
 
 def test_the_mesh_of_a_field_of_the_true_pot_is_next_to_it(cup):
