@@ -432,6 +432,25 @@ def test_another_seed_gives_another_object(picture, tmp_path):
     assert make(picture, tmp_path).mesh.read_bytes() != make(picture, tmp_path, seed=1).mesh.read_bytes()
 
 
+@pytest.mark.parametrize(
+    "given, overrides, message",
+    [
+        ({}, {"init": {"steps": 0}, "refine": {"rgb": 0.0, "mask": 0.0}}, "the picture has no effect"),
+        ({"domain": None}, {"refine": {"domain_scale": 3.0}}, "refine.domain_scale is 3 but there is no domain"),
+    ],
+)
+def test_settings_that_what_is_given_contradicts_are_refused_at_once(given, overrides, message, picture, tmp_path):
+    with pytest.raises(UserError, match=message):
+        make(picture, tmp_path, overrides=overrides, **given)
+
+
+def test_a_picture_that_keeps_its_framing_is_square_and_stays_as_it_is():
+    image = Image.fromarray(disc((250, 250, 250), (40, 60, 200))[0])
+    assert np.array_equal(stages.framed(image, 32, None), foreground(image))
+    with pytest.raises(UserError, match="64 x 32 px"):
+        stages.framed(image.crop((0, 0, 64, 32)), 32, None)
+
+
 @pytest.mark.parametrize("prompt", ["", "  "])
 def test_an_empty_prompt_is_refused(prompt, tmp_path):
     with pytest.raises(UserError, match="empty"):
