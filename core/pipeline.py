@@ -174,7 +174,9 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         evenly; None for Sec. 3.4's. prompt None is unconditional: w_d is `unconditional_scale` (1 is the domain's own prediction, as eps_0
         cancels), and the prior's prediction without a domain. controls: what `control` gives, for the prompt's term. terms: more, from this or other pipelines.
         rectify: eps_0 is the bare prior's (Sec. 3.2). Without, it is the network's that is customised, by a checkpoint (the last of `terms`)
-        or by ControlNets, as diffusers' own pipelines have it. guidance_rescale, guidance_interval, guidance_every, timesteps: as in MultiGuidance.
+        terms = [term for term in terms if has_weight(term.weight)]
+        customised = bool(terms or controls)
+        if (prompt is not None or controls) and has_weight(control_scale):
         Raises UserError for an empty prompt, a scale of what is not there, lists of another length than `batch` and terms that do not fit.
         """
         controls = [control for control in controls if control.conditioning_scale]
@@ -189,11 +191,12 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
             raise UserError(f"guidance_every is {guidance_every}: give 1, which evaluates all terms at every step, or more")
         negative = per_image(negative_prompt or "", batch, "negative_prompt")
         uncond = Term(self.unet, self.encode_prompt(negative), None, self.alphas_cumprod)
+        terms = [term for term in terms if has_weight(term.weight)]
+        customised = bool(terms or controls)
         if (prompt is not None or controls) and has_weight(control_scale):
             terms = [self.term(per_image(prompt or "", batch, "prompt"), control_scale, negative, controls, compose_prompt), *terms]
-        terms = [term for term in terms if has_weight(term.weight)]
         if not rectify:
-            uncond = own_unconditional(terms)
+            uncond = own_unconditional(terms) if customised or self.domain_unet is None else self.domain_term()
         check_terms(terms, self.unet, batch)
         if self.domain_unet is not None:
             terms = [self.domain_term(self.config.unconditional_scale if domain_scale is None and not terms else domain_scale), *terms]

@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import logging
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -45,10 +45,17 @@ class Run:
     metrics: dict
 
 
-class Models:
-    """The preset's models, each loaded when a stage first needs it; in half precision off the CPU."""
+class NoObject(UserError):
+    """The models made nothing that can be lifted or meshed."""
 
-    def __init__(self, preset: str, domain: str | None, device):
+
+class Models:
+    """The preset's models, each loaded when a stage first needs it; in half precision off the CPU.
+
+    prior: another one in place of the preset's, of its latents and sizes, such as a fine-tuned one's folder.
+    """
+
+    def __init__(self, preset: str, domain: str | None, device, prior: str | Path | None = None):
         self.name, self.domain, self.device = preset, domain, torch.device(device)
         self.preset = find_preset(preset)
         found = find_domain(domain)  # an unknown one is an error now, not after the first stage
@@ -56,6 +63,9 @@ class Models:
             wrong = f"domain '{found.name}' was trained on the prior of --preset {found.prior}, not on {self.preset.name}'s"
             raise UserError(f"{wrong}: give --preset {found.prior}")
         self.domain_folder = found and found.folder
+        if prior is not None:
+            self.name = str(prior)
+            self.preset = replace(self.preset, prior=find_preset(prior).prior)
         self.fingerprint = models_fingerprint(self.preset.prior, self.preset.zero123, *([found.folder] if found else []))
 
     @cached_property
@@ -90,7 +100,8 @@ def text_to_3d(
     """A textured mesh that shows `prompt` in the style of `domain`.
 
     domain: a known one (porcelain is the kiln's), its folder or Hub id, or None for the prior alone.
-    image: start from this picture and not from a sampled one. steps: of each of the two optimisation stages.
+    image: start from this picture and not from a sampled one. steps: of each of the two optimisation stages. Without steps of the first and
+    weights of the reference in the second, the object is made from the prompt alone, as in DreamFusion.
     overrides: settings on top of the preset's, as a mapping or a list of 'refine.sds=0.2'. models: in place of the preset's own.
     engine: "native", or "threestudio" for the optimisation by the checkout at threestudio_root, on a GPU.
     Files go to OUT/DOMAIN/PROMPT-SEED/, or with a short hash after that where another preset or image has a run there already.
@@ -114,6 +125,10 @@ def text_to_3d(
     if engine == "threestudio" and settings.camera.reference_azimuth_deg:  # its prompts and its turntable count from 0
         raise UserError(f"camera.reference_azimuth_deg is {settings.camera.reference_azimuth_deg:g}: with threestudio the front is at 0")
     settings.image.num_inference_steps = settings.image.num_inference_steps or models.preset.num_inference_steps
+    if domain is None and settings.refine.domain_scale is not None:
+        raise UserError(f"refine.domain_scale is {settings.refine.domain_scale:g} but there is no domain for it to weigh: give one, or leave it out")
+    if image is not None and not settings.needs_reference:
+        raise UserError("the picture has no effect where init.steps, refine.rgb and refine.mask are 0: leave it out, or set one of them")
     picture = load_image(image) if isinstance(image, (str, Path)) else image
     domain = domain and str(domain)
     made_from = dict(prompt=prompt, domain=domain, preset=str(preset), seed=seed, image_sha256=None if picture is None else digest(picture))
@@ -123,7 +138,11 @@ def text_to_3d(
     run.describe(**identity, image=picture_file, device=str(device), settings=asdict(settings), versions=versions())
 
     try:
-        reference, mark = image_stage(run, models, settings, picture, prompt, seed, device, made_from | {"models": models.fingerprint})
+        made_from = made_from | {"models": models.fingerprint}
+        if settings.needs_reference:
+            reference, mark = image_stage(run, models, settings, picture, prompt, seed, device, made_from)
+        else:
+            reference, mark = None, fingerprint(**made_from)
         if engine == "threestudio":
             for stage in ("init", "refine"):
                 config = threestudio_engine.stage_config(stage, models.preset, models.domain_folder, prompt, settings, steps)
@@ -191,7 +210,7 @@ def sample_object(pipe: InDomainPipeline, prompt: str, s: ImageSettings, seed: i
         return foreground(source)
     except UserError as error:
         advice = f"try another --seed, a prompt such as '{prompt} on a white background', or --image"
-        raise UserError(f"no object stands out from the background of the sampled picture '{file}': {advice}") from error
+        raise NoObject(f"no object stands out from the background of the sampled picture '{file}': {advice}") from error
 
 
 def init_stage(run: RunFolder, models: Models, settings: Settings, reference, seed, quiet, device, mark):
@@ -203,7 +222,8 @@ def init_stage(run: RunFolder, models: Models, settings: Settings, reference, se
         partial = run.begin("init", mark)
         generator = torch.Generator().manual_seed(2 * seed + 1)
         size = models.preset.zero123_resolution
-        field, grid, losses = initialise(reference, models.zero123, settings, size, generator, partial / "checkpoint.pt", quiet, device)
+        zero123 = models.zero123 if settings.init.steps else None
+        field, grid, losses = initialise(reference, zero123, settings, size, generator, partial / "checkpoint.pt", quiet, device)
         if device.type != "cpu":  # makes room on a GPU
             vars(models).pop("zero123", None)
         field.save(partial / "field.safetensors")
@@ -244,7 +264,7 @@ def threestudio_stage(run: RunFolder, stage: str, config, root: Path, settings: 
 def end_field(run: RunFolder, stage: str, mark, field, grid, reference, losses) -> None:
     """Put an optimisation stage in place, with its metrics."""
     grid.update(field, decay=0.0)
-    metrics = reference_metrics(field, grid, reference)
+    metrics = {} if reference is None else reference_metrics(field, grid, reference)
     run.end(stage, mark, as_folder=True, metrics=metrics, losses={k: float(f"{v:.4g}") for k, v in losses.items()})
 
 
@@ -287,7 +307,7 @@ def mesh_stage(run: RunFolder, settings: Settings, field, grid, quiet, device, m
     try:
         bare = meshes.extract(field, s.resolution, s.threshold, s.faces, quiet)
     except ValueError as error:
-        raise UserError(f"no mesh: {error}; try another --seed, more --steps or a lower mesh.threshold") from error
+        raise NoObject(f"no mesh: {error}; try another --seed, more --steps or a lower mesh.threshold") from error
     glb = meshes.export(meshes.textured(field, bare, s.texture_size), partial)
     write_video(partial, turntable(field, grid, settings.turntable, settings.camera, settings.turntable.frames, device, quiet=quiet))
     run.end("mesh", mark, as_folder=False, metrics=meshes.facts(glb))

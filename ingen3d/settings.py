@@ -29,7 +29,7 @@ class CameraSettings:
 class ImageSettings:
     num_inference_steps: int | None = None  # None: the preset's
     guidance_scale: float | None = None  # None: the preset's weights
-    fill: float = 0.75  # a user's picture: the object's longer side, in picture sides
+    fill: float | None = 0.75  # a user's picture: the object's longer side, in picture sides; None: it is the reference camera's as it is
 
 
 @dataclass
@@ -44,7 +44,10 @@ class FieldSettings:
 
 @dataclass
 class OptimiseSettings:
-    """One stage of optimisation. Loss weights multiply means over pixels, sds a mean over views of a sum over latents."""
+    """One stage of optimisation. Loss weights multiply means over pixels, sds a mean over views of a sum over latents.
+
+    steps: none leaves out the stage. Refinement then begins with the density blob, or the mesh is that of the first field.
+    """
 
     steps: int = 350
     batch: int = 1
@@ -57,7 +60,6 @@ class OptimiseSettings:
     guidance_end: float | None = None  # at the last; None: the same
     t_start: tuple[float, float] = (0.2, 0.8)  # range of timesteps, as fractions of the schedule, at the first step
     t_end: tuple[float, float] = (0.1, 0.4)  # and at the last
-    view_dependent_prompt: bool = False
     sds: float = 0.1
     rgb: float = 500.0
     mask: float = 100.0
@@ -73,18 +75,23 @@ class OptimiseSettings:
         return self.guidance_scale + (end - self.guidance_scale) * progress
 
 
-def refine_settings() -> OptimiseSettings:
-    return OptimiseSettings(
-        steps=300,
-        lr_planes=5e-3,
-        lr_mlp=1e-3,
-        elevation_range=(5.0, 35.0),
-        guidance_scale=None,
-        t_start=(0.02, 0.5),
-        t_end=(0.02, 0.3),
-        rgb=100.0,
-        mask=50.0,
-    )
+@dataclass
+class RefineSettings(OptimiseSettings):
+    """The stage whose score is the multi-guidance rule's; without weights for the reference it needs none."""
+
+    steps: int = 300
+    lr_planes: float = 5e-3
+    lr_mlp: float = 1e-3
+    elevation_range: tuple[float, float] = (5.0, 35.0)
+    guidance_scale: float | None = None  # w0 of Sec. 3.4, which terms without a weight of their own share; None: the preset's
+    t_start: tuple[float, float] = (0.02, 0.5)
+    t_end: tuple[float, float] = (0.02, 0.3)
+    rgb: float = 100.0
+    mask: float = 50.0
+    domain_scale: float | None = None  # w_d and w_c, in diffusers' convention; None: Sec. 3.4's
+    control_scale: float | None = None
+    rectify: bool = True  # eps_0 from the prior (Sec. 3.2), not from the customised network
+    view_dependent_prompt: bool = False
 
 
 @dataclass
@@ -110,9 +117,14 @@ class Settings:
     image: ImageSettings = dataclasses.field(default_factory=ImageSettings)
     field: FieldSettings = dataclasses.field(default_factory=FieldSettings)
     init: OptimiseSettings = dataclasses.field(default_factory=OptimiseSettings)
-    refine: OptimiseSettings = dataclasses.field(default_factory=refine_settings)
+    refine: RefineSettings = dataclasses.field(default_factory=RefineSettings)
     mesh: MeshSettings = dataclasses.field(default_factory=MeshSettings)
     turntable: TurntableSettings = dataclasses.field(default_factory=TurntableSettings)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the object is made from a picture, and not from the prompt alone as in DreamFusion."""
+        return self.init.steps > 0 or self.refine.rgb > 0 or self.refine.mask > 0
 
 
 BOUNDS = {  # the least and the largest value that can work, in some 16 GB; other counts start at 1, other numbers at 0
@@ -124,6 +136,7 @@ BOUNDS = {  # the least and the largest value that can work, in some 16 GB; othe
     "distance_range": (RADIUS, math.inf),
     "reference_distance": (RADIUS, math.inf),
     "fill": (0.05, 1),
+    "steps": (0, math.inf),
     "resolution": (8, 512),
     "levels": (1, 8),
     "render_size": (8, 512),
@@ -187,6 +200,8 @@ def check(settings: Settings) -> None:
                 raise UserError(f"{section.name}.{name} is {value}: give two numbers, the smaller one first")
     if settings.init.guidance_scale is None:  # in refine it is the preset's, which Sec. 3.4's first weights share: Zero-1-to-3 has none
         raise UserError("init.guidance_scale is None: give a number")
+    if settings.init.steps == settings.refine.steps == 0:
+        raise UserError("init.steps and refine.steps are both 0: there is nothing to make a field with")
     field = settings.field
     if field.resolution % 2 ** (field.levels - 1):  # each level of the pyramid has half the resolution of the next
         raise UserError(f"field.resolution is {field.resolution}: give a multiple of {2 ** (field.levels - 1)} for {field.levels} levels")

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from core.errors import UserError
+
 from .cameras import Cameras, orbit, random_cameras
 from .distillation import anneal, sds
 from .field import TriPlaneField
@@ -43,11 +45,16 @@ class Reference:
         return rgb + (1 - mask[..., None]) * background, mask
 
 
-def framed(image: Image.Image, size: int, fill: float) -> np.ndarray:
-    """A user's picture moved to the framing that the models know: straight RGBA (size, size, 4) in [0, 1]."""
+def framed(image: Image.Image, size: int, fill: float | None) -> np.ndarray:
+    """A user's picture moved to the framing that the models know: straight RGBA (size, size, 4) in [0, 1].
+
+    fill: see ImageSettings; None takes the framing, and the size up to 1024, as they are. Raises UserError for one that is not square then.
+    """
+    if fill is None and image.width != image.height:
+        raise UserError(f"the picture is {image.width} x {image.height} px: one that keeps its framing (image.fill=null) is square")
     image = image.convert("RGBA")  # a copy
     image.thumbnail((1024, 1024), Image.Resampling.LANCZOS)  # no model sees more, and a phone's picture would take minutes
-    return frame(foreground(image), size, fill)
+    return foreground(image) if fill is None else frame(foreground(image), size, fill)
 
 
 def read_reference(file: Path, c: CameraSettings, device) -> Reference:
@@ -58,11 +65,16 @@ def read_reference(file: Path, c: CameraSettings, device) -> Reference:
 
 
 def initialise(
-    reference: Reference, zero123, settings: Settings, size: int, generator: torch.Generator, checkpoint: Path, quiet: bool, device
+    reference: Reference | None, zero123, settings: Settings, size: int, generator: torch.Generator, checkpoint: Path, quiet: bool, device
 ) -> tuple[TriPlaneField, OccupancyGrid, dict]:
-    """Stage 2: the reference view, and Zero-1-to-3's score at random views. size: side of the pictures that Zero-1-to-3 sees."""
+    """Stage 2: the reference view, and Zero-1-to-3's score at random views. size: side of the pictures that Zero-1-to-3 sees.
+
+    Without steps it is the density blob, for which reference and zero123 may be None.
+    """
     torch.manual_seed(generator.initial_seed())  # the field's first weights
     field, grid = TriPlaneField(**vars(settings.field)).to(device), OccupancyGrid().to(device)
+    if settings.init.steps == 0:
+        return field, grid, {}
     condition = zero123.condition(F.interpolate(reference.on_white(), (size, size), mode="bilinear", antialias=True), reference.camera)
 
     def score(images: torch.Tensor, cameras: Cameras, t_range, guidance_scale: float) -> torch.Tensor:
@@ -76,7 +88,7 @@ def initialise(
 def refine(
     field: TriPlaneField,
     grid: OccupancyGrid,
-    reference: Reference,
+    reference: Reference | None,
     pipe,
     prompt: str,
     settings: Settings,
@@ -85,13 +97,17 @@ def refine(
     checkpoint: Path,
     quiet: bool,
 ) -> dict:
-    """Stage 3: the multi-guidance rule's score at random views, the shape held by low timesteps and the reference. Changes the field."""
-    predictors = {}
+    """Stage 3: the multi-guidance rule's score at random views, the shape held by low timesteps and the reference. Changes the field.
+
+    From the density blob, without a reference and with the prompt's term alone, this is DreamFusion.
+    """
+    s, predictors = settings.refine, {}
 
     def predictor(camera: Cameras, guidance_scale: float):
-        suffix = view_phrase(camera, settings.camera.reference_azimuth_deg) if settings.refine.view_dependent_prompt else ""
+        suffix = view_phrase(camera, settings.camera.reference_azimuth_deg) if s.view_dependent_prompt else ""
         if suffix not in predictors:
-            predictors[suffix] = pipe.noise_predictor(prompt + suffix)
+            scales = {"domain_scale": s.domain_scale, "control_scale": s.control_scale}
+            predictors[suffix] = pipe.noise_predictor(prompt + suffix, rectify=s.rectify, **scales)
         rule = predictors[suffix]
         rule.guidance_scale = guidance_scale
         rule.weights = None  # Sec. 3.4's first weights, anew each step: held ones would depend on where a run was resumed
@@ -103,7 +119,7 @@ def refine(
             sds(latents[i : i + 1], predictor(cameras[i], guidance_scale), alphas_cumprod, t_range, generator) for i in range(len(cameras))
         )
 
-    return distil(field, grid, reference, score, settings.refine, settings.camera, size, generator, checkpoint, "refine", quiet)
+    return distil(field, grid, reference, score, s, settings.camera, size, generator, checkpoint, "refine", quiet)
 
 
 def view_phrase(camera: Cameras, front_deg: float = 0.0) -> str:
@@ -117,7 +133,7 @@ def view_phrase(camera: Cameras, front_deg: float = 0.0) -> str:
 def distil(
     field,
     grid,
-    reference: Reference,
+    reference: Reference | None,
     score,
     settings: OptimiseSettings,
     cameras: CameraSettings,
@@ -131,17 +147,19 @@ def distil(
 
     score(images (B, 3, size, size) in [-1, 1], cameras, t_range, guidance_scale) -> scalar, summed over B.
     """
-    device = reference.mask.device
+    device = next(field.parameters()).device
     side, s = settings.render_size, settings
 
-    def objective(step: int) -> dict[str, torch.Tensor]:
+    def reconstruction() -> dict[str, torch.Tensor]:
         jitter = torch.rand(2, generator=generator).to(device)
         # a random background tells white matter from no matter
         background = torch.rand(3, generator=generator).to(device)
         target, mask = reference.sample(side, jitter, background)
         seen = render(field, grid, reference.camera, side, side, s.samples, background, generator, jitter)
-        terms = {"rgb": s.rgb * F.mse_loss(seen.rgb[0], target), "mask": s.mask * F.mse_loss(seen.opacity[0], mask)}
+        return {"rgb": s.rgb * F.mse_loss(seen.rgb[0], target), "mask": s.mask * F.mse_loss(seen.opacity[0], mask)}
 
+    def objective(step: int) -> dict[str, torch.Tensor]:
+        terms = {} if reference is None else reconstruction()
         views = random_cameras(s.batch, s.elevation_range, cameras.distance_range, cameras.fovy_deg, generator, device)
         new = render(field, grid, views, side, side, s.samples, 1.0, generator, normals=True)
         images = F.interpolate(new.rgb.permute(0, 3, 1, 2), (size, size), mode="bilinear", align_corners=False) * 2 - 1

@@ -67,7 +67,7 @@ class FakeModels:
             noise_predictor=lambda condition, cameras, guidance_scale: towards(shrink(ball_image(cameras, 64))),
         )
         self.pipe = SimpleNamespace(encode_images=shrink, scheduler=scheduler)
-        self.pipe.noise_predictor = lambda prompt: towards(
+        self.pipe.noise_predictor = lambda prompt, **guidance: towards(
             torch.tensor([-1.0, -1.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
         )
 
@@ -103,7 +103,7 @@ def test_refinements_guidance_goes_from_its_first_to_its_last_value(picture, tmp
         used.append(rule.guidance_scale)
         return towards_blue(z_t, t)
 
-    models.pipe.noise_predictor = lambda prompt: rule
+    models.pipe.noise_predictor = lambda prompt, **guidance: rule
     guided = {"guidance_scale": 8.0, "guidance_end": 4.0, "steps": 4}
     make(picture, tmp_path, models=models, overrides={"refine": SMALL["refine"] | guided})
     assert used == [8.0, 7.0, 6.0, 5.0]
@@ -432,6 +432,25 @@ def test_another_seed_gives_another_object(picture, tmp_path):
     assert make(picture, tmp_path).mesh.read_bytes() != make(picture, tmp_path, seed=1).mesh.read_bytes()
 
 
+@pytest.mark.parametrize(
+    "given, overrides, message",
+    [
+        ({}, {"init": {"steps": 0}, "refine": {"rgb": 0.0, "mask": 0.0}}, "the picture has no effect"),
+        ({"domain": None}, {"refine": {"domain_scale": 3.0}}, "refine.domain_scale is 3 but there is no domain"),
+    ],
+)
+def test_settings_that_what_is_given_contradicts_are_refused_at_once(given, overrides, message, picture, tmp_path):
+    with pytest.raises(UserError, match=message):
+        make(picture, tmp_path, overrides=overrides, **given)
+
+
+def test_a_picture_that_keeps_its_framing_is_square_and_stays_as_it_is():
+    image = Image.fromarray(disc((250, 250, 250), (40, 60, 200))[0])
+    assert np.array_equal(stages.framed(image, 32, None), foreground(image))
+    with pytest.raises(UserError, match="64 x 32 px"):
+        stages.framed(image.crop((0, 0, 64, 32)), 32, None)
+
+
 @pytest.mark.parametrize("prompt", ["", "  "])
 def test_an_empty_prompt_is_refused(prompt, tmp_path):
     with pytest.raises(UserError, match="empty"):
@@ -465,7 +484,9 @@ def test_an_output_folder_that_cannot_be_written_is_named(picture, tmp_path):
         (["refine.sdss=1"], "refine.sds'"),
         (["init.steps=many"], "wrong value"),
         (["nothing"], "key=value"),
-        (["init.steps=-3"], r"init.steps is -3: give at least 1"),
+        (["init.steps=-3"], r"init.steps is -3: give at least 0"),
+        (["init.steps=0", "refine.steps=0"], "both 0: there is nothing"),
+        (["init.rectify=false"], "init.rectify'"),
         (["camera.distance_range=[3.4,3.0]"], r"camera.distance_range is .*3.4, 3.0.: give two numbers, the smaller one first"),
         (["camera.reference_distance=0.5"], "camera.reference_distance"),
         (["mesh.texture_size=0"], "mesh.texture_size is 0"),

@@ -171,12 +171,17 @@ def views_tensor(views: Views) -> torch.Tensor:
     return torch.cat([judge.to_tensor(torch.from_numpy(views.images[i : i + 256])) for i in range(0, len(views.images), 256)])
 
 
+def turntable_views(folder: Path, stage: str) -> torch.Tensor:
+    """A run's pictures of its field after a stage, all around it: (N, 3, 128, 128) in [-1, 1]."""
+    files = sorted((folder / stage / "views").glob("*.png"))
+    return torch.stack([to_tensor(Image.open(f).convert("RGB").resize((128, 128), Image.Resampling.LANCZOS)) for f in files])
+
+
 def run_quality(folder: Path, data: Path, domain: str = "porcelain") -> dict[str, object]:
     """A text-to-3D run by its turntable views: the class in each, and KID to the domain's renders after each stage."""
     critic, real = judge.Judge.load(), views_tensor(load_views(data / domain))
     result = {}
     for stage in ("init", "refine"):
-        files = sorted((folder / stage / "views").glob("*.png"))
-        views = torch.stack([to_tensor(Image.open(f).convert("RGB").resize((128, 128), Image.Resampling.LANCZOS)) for f in files])
+        views = turntable_views(folder, stage)
         result[f"{stage}_kid"], result[f"{stage}_classes"] = kid(critic, real, views), judge.read(critic, views).classes
     return result
