@@ -6,14 +6,15 @@ import sys
 import tarfile
 from io import BytesIO
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from core.errors import UserError
-from core.images import contact_sheet, load_image, to_pil, to_tensor
-from core.training.data import Pictures
+from core.images import contact_sheet, load_image, open_image, to_pil, to_tensor
+from core.training.data import Pictures, files_in_dataset
 
 SIZE = 64
 
@@ -162,8 +163,6 @@ def test_tar_shards_give_their_pictures_and_leave_what_is_beside_them(tmp_path, 
 @pytest.fixture
 def hub(monkeypatch):
     """A Hugging Face Hub with one dataset, `me/colours`, read by the real library: red, a broken file, none at all, and green that lies beside the table."""
-    datasets = pytest.importorskip("datasets")
-
     def load_dataset(name, split, streaming):
         assert split == "train" and streaming
         if name != "me/colours":
@@ -188,6 +187,26 @@ def test_a_hugging_face_dataset_streams_its_pictures_by_name(hub, tmp_path, capl
         with caplog.at_level(logging.WARNING):
             assert [image.mean((1, 2)).argmax().item() for image in pictures] == [0, 1]
     assert "me/colours, row 1" in caplog.text and "row 2" in caplog.text and pictures.name == pictures.source == "me/colours"
+
+
+@pytest.mark.parametrize("kind", ["parquet", "files"])
+def test_a_dataset_on_the_disk_streams_through_the_library_itself(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    table = tmp_path / "data"
+    table.mkdir()
+    for i, colour in enumerate(("red", "lime", "blue")):
+        Image.new("RGB", (40, 40), colour).save(table / f"{i}.png")
+    if kind == "parquet":
+        files = sorted(map(str, table.iterdir()))
+        table = tmp_path / "table"
+        table.mkdir()
+        datasets.Dataset.from_dict({"photo": files}, features=datasets.Features({"photo": datasets.Image()})).to_parquet(table / "train.parquet")
+    column = "photo" if kind == "parquet" else "image"
+    for given in (None, column):
+        shown = [open_image(file).getpixel((0, 0)) for _, file in files_in_dataset(str(table), given)]
+        assert shown == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    with pytest.raises(UserError, match=f"no column of images '{column}s': did you mean '{column}'"):
+        list(files_in_dataset(str(table), f"{column}s"))
 
 
 def test_a_dataset_or_a_column_that_is_not_there_is_said(hub, tmp_path):
