@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import tarfile
+from contextlib import contextmanager
 from io import BytesIO
 
 import datasets
@@ -96,16 +97,22 @@ def test_bad_files_are_named_and_skipped_and_none_left_is_an_error(tmp_path, cap
         read(tmp_path / "missing")
 
 
-def test_a_folder_is_read_as_it_is_walked_through(tmp_path, monkeypatch):
-    for name in ("a/0", "a/b/1", "c/2", ".hidden/3"):
+@pytest.mark.parametrize("names", [("0", "1", "2", "3"), ("a/0", "a/1", "a/b/2", "c/3")])
+def test_a_folder_is_read_as_it_is_listed_flat_or_deep(names, tmp_path, monkeypatch):
+    for name in (*names, ".hidden/4"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40)).save(tmp_path / f"{name}.png")
-    listed, listdir = [], os.listdir
-    monkeypatch.setattr(os, "listdir", lambda folder: listed.append(folder.name) or listdir(folder))
-    pictures = iter(Pictures(tmp_path, SIZE))
-    next(pictures)
-    assert listed == [tmp_path.name, "a"]
-    assert len(list(pictures)) == 2 and listed == [tmp_path.name, "a", "b", "c"]
+    listed, scandir = [], os.scandir
+
+    @contextmanager
+    def watched(folder):
+        with scandir(folder) as entries:
+            yield (listed.append(entry.name) or entry for entry in entries)
+
+    monkeypatch.setattr(os, "scandir", watched)
+    for i, _ in enumerate(Pictures(tmp_path, SIZE), 1):
+        assert sum(name.endswith(".png") for name in listed) == i
+    assert i == 4 and "4.png" not in listed
 
 
 def test_links_to_folders_are_followed_and_none_round_in_a_circle(tmp_path):
@@ -115,7 +122,7 @@ def test_links_to_folders_are_followed_and_none_round_in_a_circle(tmp_path):
     (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "data")
     (tmp_path / "elsewhere" / "self").symlink_to(tmp_path / "elsewhere" / "self")
-    names = [name for name, _ in Pictures(tmp_path / "data", SIZE).files()]
+    names = sorted(name for name, _ in Pictures(tmp_path / "data", SIZE).files())
     assert names == [str(tmp_path / "data" / name) for name in ("0.png", "linked/deep/0.png")]
 
 
@@ -124,7 +131,7 @@ def test_a_folder_that_several_links_lead_to_is_read_once(tmp_path):
     Image.new("RGB", (40, 40)).save(tmp_path / "a" / "0.png")
     for link in ("b", "c"):
         (tmp_path / link).symlink_to(tmp_path / "a")
-    assert [name for name, _ in Pictures(tmp_path, SIZE).files()] == [str(tmp_path / "a" / "0.png")]
+    assert len(list(Pictures(tmp_path, SIZE).files())) == 1
 
 
 @pytest.mark.parametrize("change", ["deep/1.png", "deep/0.png", "1.png"])
@@ -155,9 +162,9 @@ def test_tar_shards_give_their_pictures_and_leave_what_is_beside_them(tmp_path, 
                 tar.add(files / name, name)
     (shards / "c.tar").write_bytes((shards / "a.tar").read_bytes()[:700])
     with caplog.at_level(logging.WARNING):
-        assert [image.mean((1, 2)).argmax().item() for image in read(shards)] == [0, 1, 2]
+        assert sorted(image.mean((1, 2)).argmax().item() for image in read(shards)) == [0, 1, 2]
     assert "b.tar/3.jpg" in caplog.text and "c.tar from here on" in caplog.text and ".txt" not in caplog.text
-    assert torch.equal(read(shards / "a.tar"), read(shards)[:2])
+    assert [image.mean((1, 2)).argmax().item() for image in read(shards / "a.tar")] == [0, 1]
 
 
 @pytest.fixture
