@@ -183,6 +183,33 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(less_memory, tiny
     assert (tmp_path / "stopped.work" / "loss.csv").read_text() == (tmp_path / "whole.work" / "loss.csv").read_text()
 
 
+def test_a_run_that_dies_beyond_its_checkpoint_resumes_to_the_same_weights_and_tensorboard_has_each_step_once(tiny_sd, pictures, tmp_path, monkeypatch):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    whole = train_domain("clay", pictures, tiny_sd, tmp_path / "whole", **SHORT)
+
+    def fails(*args, **kwargs):
+        if args[-1] == 1:
+            signal.raise_signal(signal.SIGINT)  # a checkpoint after step 2
+        if args[-1] == 4:
+            raise RuntimeError("dies")
+        return denoising_gradients(*args, **kwargs)
+
+    train = lambda: train_domain("clay", pictures, tiny_sd, tmp_path / "died", tensorboard=True, **SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr(domain_module, "denoising_gradients", fails)
+        with pytest.raises(KeyboardInterrupt, match="after step 2"):
+            train()
+        with pytest.raises(RuntimeError, match="dies"):
+            train()
+    work = tmp_path / "died.work"
+    assert len(torch.load(work / "checkpoint.pt", weights_only=True)["history"]) == 2
+    resumed = train()
+    assert all(torch.equal(a, b) for a, b in zip(parameters(whole), parameters(resumed), strict=True))
+    assert (work / "loss.csv").read_text() == (tmp_path / "whole.work" / "loss.csv").read_text()
+    written = events.EventAccumulator(str(work / "tensorboard")).Reload().Scalars("loss")
+    assert np.allclose([(event.step, event.value) for event in written], np.loadtxt(work / "loss.csv", delimiter=",", skiprows=1))
+
+
 def test_of_a_checkpoint_nothing_is_kept_beside_what_is_trained(tiny_sd, pictures, tmp_path, monkeypatch):
     train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
     load, loaded = torch.load, []
