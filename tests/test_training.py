@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.training_utils import EMAModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -24,10 +25,10 @@ from core.errors import UserError
 from core.kiln import judge
 from core.presets import PRESETS
 from core.training import domain as domain_module
-from core.training.best import find_fid_features
+from core.training.best import KeepBest, find_fid_features
 from core.training.data import Pictures, load_latents
 from core.training.domain import open_work, train_domain
-from core.training.fit import PRECISIONS, denoising_gradients, find_precision, min_snr_weight
+from core.training.fit import PRECISIONS, averaged, denoising_gradients, find_precision, min_snr_weight
 from core.training.text_feature import denoising_loss, draw, optimise_text_feature
 
 from .conftest import tiny_scheduler, tiny_unet
@@ -281,6 +282,29 @@ def test_the_weights_of_the_lowest_fid_are_kept_and_patience_ends_the_training(p
         record = find_domain(out).training
         assert (record["fid"], record["fid_step"], record["steps"]) == (1.0, 2, measured)
         assert len(np.loadtxt(tmp_path / "clay.work" / "loss.csv", delimiter=",", skiprows=1)) == measured
+
+
+def test_a_fid_that_is_not_a_number_is_the_worst():
+    scores, unet = [float("nan"), 5.0, float("nan"), 3.0, 4.0, float("nan")], tiny_unet()
+    best = KeepBest(lambda _: scores[len(best.scores)], every=1, patience=2)
+    for step in range(6):
+        with torch.no_grad():
+            unet.conv_in.bias.fill_(step)
+        best.look(unet, step)
+    assert best.best == (3, 3.0) and best.has_converged
+    best.copy_to(unet)
+    assert unet.conv_in.bias.unique().tolist() == [3]
+
+
+def test_what_fails_under_the_moving_average_leaves_the_weights_in_place():
+    unet = tiny_unet()
+    ema = EMAModel(unet.parameters())
+    with torch.no_grad():
+        unet.conv_in.bias.fill_(2)
+    with pytest.raises(RuntimeError), averaged(unet, ema):
+        assert not (unet.conv_in.bias == 2).any()
+        raise RuntimeError
+    assert (unet.conv_in.bias == 2).all()
 
 
 def test_a_stopped_run_with_fid_resumes_to_the_same_weights_and_they_have_the_fid_on_record(tiny_sd, pictures, tmp_path, monkeypatch):
