@@ -29,11 +29,13 @@ class PriorLoader(FromSingleFileMixin):
         """Load a preset ("kiln", "sd15"), a folder or Hub id in Stable Diffusion's diffusers layout, or a .safetensors checkpoint.
 
         domain: a known name, a domain's folder or Hub id, or None for the prior alone (or for the domain that a saved
-        InDomainPipeline holds). Other arguments are diffusers' own (`dtype` or `torch_dtype`, `variant`, `scheduler`); fp32 by default.
+        InDomainPipeline holds). Other arguments are diffusers' own (`dtype` or `torch_dtype`, `variant`, `scheduler`, and `token`,
+        `cache_dir` and `local_files_only`, which are for the domain too); fp32 by default.
         The scheduler becomes DPM-Solver++ with the prior's noise schedule unless one is given. What a file lacks, configurations and the
         tokenizer, is taken from `config`, a folder or Hub id, by default what diffusers takes it for on the Hub. Raises UserError.
         """
-        preset, domain = find_preset(pretrained_model_name_or_path), find_domain(domain)  # an unknown one is said before anything is loaded
+        hub = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
+        preset, domain = find_preset(pretrained_model_name_or_path), find_domain(domain, **hub)  # an unknown one is said before anything is loaded
         kwargs = {"dtype": kwargs.pop("torch_dtype", torch.float32)} | kwargs
         names = ("guidance_scale", "num_inference_steps", "domain_scale", "control_scale", "unconditional_scale", "guidance_interval", "guidance_every")
         defaults = {name: getattr(preset, name) for name in names}
