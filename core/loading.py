@@ -19,7 +19,6 @@ from .presets import find_preset, nearest, wanted
 if TYPE_CHECKING:
     from .pipeline import InDomainPipeline
 
-
 LOAD_OPTIONS = (  # what diffusers' from_pretrained and from_single_file say that they take; their signatures don't
     "dtype", "torch_dtype", "variant", "revision", "token", "cache_dir", "local_files_only", "force_download", "proxies", "mirror",
     "use_safetensors", "use_onnx", "low_cpu_mem_usage", "disable_mmap", "device_map", "max_memory", "offload_folder", "offload_state_dict",
@@ -45,8 +44,9 @@ class PriorLoader(FromSingleFileMixin):
         for an argument that nobody knows too.
         """
         known = [*inspect.signature(cls).parameters, *LOAD_OPTIONS]
-        for name in kwargs.keys() - set(known):
-            raise UserError(f"there is no argument '{name}'{nearest(name, ['domain', *known])}")
+        for name in kwargs:
+            if name not in known:
+                raise UserError(f"there is no argument '{name}'{nearest(name, ['domain', *known])}")
         hub = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
         preset, domain = find_preset(pretrained_model_name_or_path), find_domain(domain, **hub)  # an unknown one is said before anything is loaded
         kwargs = {"dtype": kwargs.pop("torch_dtype", torch.float32)} | kwargs
