@@ -44,8 +44,11 @@ class Domain:
             raise UserError(f"could not upload '{self.name}' to '{repo_id}' ({reason(error)[:160]}): log in with `hf auth login`, then try again") from error
 
 
-def find_domain(name: str | Path | None) -> Domain | None:
-    """A domain by name, folder or Hub id; None is no domain. The user's own come before those that are shipped. Raises UserError."""
+def find_domain(name: str | Path | None, **hub) -> Domain | None:
+    """A domain by name, folder or Hub id; None is no domain. The user's own come before those that are shipped. Raises UserError.
+
+    hub: how a Hub id is got, as in huggingface_hub's snapshot_download: token, cache_dir, local_files_only.
+    """
     if name is None:
         return None
     known = known_domains()
@@ -55,7 +58,7 @@ def find_domain(name: str | Path | None) -> Domain | None:
         return read_domain(Path(name))
     if is_hub_id(str(name)):
         with wanted(str(name), "domain.json, unet/ and text_feature.safetensors"):
-            return read_domain(Path(snapshot_download(str(name), allow_patterns=FILES)))
+            return read_domain(Path(snapshot_download(str(name), allow_patterns=FILES, **hub)))
     listed = ", ".join(sorted(known)) or "none yet, train one with scripts/train_domain.py"
     raise UserError(f"unknown domain '{name}'{nearest(str(name), known)}; known: {listed}; a folder or a Hub id does too")
 

@@ -1,5 +1,6 @@
 """What InDomainPipeline is loaded from: a preset, a folder, a Hub id or one file, and a domain's null-text UNet."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,17 @@ from .conditions import check_prior
 from .domains import find_domain, load_domain_unet
 from .errors import UserError
 from .images import reason
-from .presets import find_preset, wanted
+from .presets import find_preset, nearest, wanted
 
 if TYPE_CHECKING:
     from .pipeline import InDomainPipeline
+
+LOAD_OPTIONS = (  # what diffusers' from_pretrained and from_single_file say that they take; their signatures don't
+    "dtype", "torch_dtype", "variant", "revision", "token", "cache_dir", "local_files_only", "force_download", "proxies", "mirror",
+    "use_safetensors", "use_onnx", "low_cpu_mem_usage", "disable_mmap", "device_map", "max_memory", "offload_folder", "offload_state_dict",
+    "quantization_config", "custom_pipeline", "custom_revision", "trust_remote_code", "output_loading_info", "config", "original_config_file",
+    "original_config",
+)
 
 
 class PriorLoader(FromSingleFileMixin):
@@ -29,11 +37,18 @@ class PriorLoader(FromSingleFileMixin):
         """Load a preset ("kiln", "sd15"), a folder or Hub id in Stable Diffusion's diffusers layout, or a .safetensors checkpoint.
 
         domain: a known name, a domain's folder or Hub id, or None for the prior alone (or for the domain that a saved
-        InDomainPipeline holds). Other arguments are diffusers' own (`dtype` or `torch_dtype`, `variant`, `scheduler`); fp32 by default.
+        InDomainPipeline holds). Other arguments are diffusers' own (`dtype` or `torch_dtype`, `variant`, `scheduler`, and `token`,
+        `cache_dir` and `local_files_only`, which are for the domain too); fp32 by default.
         The scheduler becomes DPM-Solver++ with the prior's noise schedule unless one is given. What a file lacks, configurations and the
-        tokenizer, is taken from `config`, a folder or Hub id, by default what diffusers takes it for on the Hub. Raises UserError.
+        tokenizer, is taken from `config`, a folder or Hub id, by default what diffusers takes it for on the Hub. Raises UserError,
+        for an argument that nobody knows too.
         """
-        preset, domain = find_preset(pretrained_model_name_or_path), find_domain(domain)  # an unknown one is said before anything is loaded
+        known = [*inspect.signature(cls).parameters, *LOAD_OPTIONS]
+        for name in kwargs:
+            if name not in known:
+                raise UserError(f"there is no argument '{name}'{nearest(name, ['domain', *known])}")
+        hub = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
+        preset, domain = find_preset(pretrained_model_name_or_path), find_domain(domain, **hub)  # an unknown one is said before anything is loaded
         kwargs = {"dtype": kwargs.pop("torch_dtype", torch.float32)} | kwargs
         names = ("guidance_scale", "num_inference_steps", "domain_scale", "control_scale", "unconditional_scale", "guidance_interval", "guidance_every")
         defaults = {name: getattr(preset, name) for name in names}

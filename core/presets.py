@@ -49,8 +49,8 @@ def find_preset(name: str | Path) -> Preset:
     name = str(name)
     if name in PRESETS:
         return PRESETS[name]
-    if Path(name).suffix in (".ckpt", ".pt", ".pth", ".bin"):
-        raise UserError(f"'{name}' is a pickle, which can run any code and is not loaded: give a .safetensors file or a folder")
+    if Path(name).suffix != ".safetensors" and (Path(name).is_file() or Path(name).suffix.lower() in (".ckpt", ".pt", ".pth", ".bin", ".pkl")):
+        raise UserError(f"'{name}' is no .safetensors file; pickles can run any code and are not loaded: give a .safetensors file or a folder")
     if Path(name).suffix == ".safetensors" and not Path(name).is_file():
         raise UserError(f"there is no file '{name}'")
     if Path(name).is_dir() or Path(name).is_file() or is_hub_id(name):

@@ -105,12 +105,17 @@ def test_what_is_pushed_to_the_hub_is_loaded_from_there_without_pickles(tiny_sd,
     made = []
     monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **how: made.append((repo_id, how)) or type("Url", (), {"repo_id": repo_id}))
     monkeypatch.setattr(HfApi, "upload_folder", lambda self, repo_id, folder_path, allow_patterns, **_: copy(folder_path, hub / repo_id, allow_patterns))
-    monkeypatch.setattr(domains, "snapshot_download", lambda repo_id, allow_patterns: copy(hub / repo_id, tmp_path / "cache", allow_patterns))
+    asked = []
+    download = lambda repo_id, allow_patterns, **how: asked.append(how) or copy(hub / repo_id, tmp_path / "cache", allow_patterns)
+    monkeypatch.setattr(domains, "snapshot_download", download)
     domain.push_to_hub("me/clay", private=True)
     assert made == [("me/clay", {"private": True, "exist_ok": True})] and not list(hub.rglob("*.bin"))
     assert "license: cc0-1.0" in (hub / "me/clay/README.md").read_text() and "base_model: someone/prior" in (hub / "me/clay/README.md").read_text()
     pipe = InDomainPipeline.from_pretrained(tiny_sd, domain="me/clay")
     assert find_domain("me/clay") == replace(domain, folder=tmp_path / "cache") and pipe.compose("a bowl") == "a bowl of clay"
+    how = dict(token="hf_mine", cache_dir=str(tmp_path / "hf"), local_files_only=True)
+    InDomainPipeline.from_pretrained(tiny_sd, domain="me/clay", revision="main", **how)
+    assert asked == [{}, {}, how]
 
 
 def test_an_upload_that_fails_is_one_line(tmp_path, monkeypatch):

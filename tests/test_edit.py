@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from core import command_line, edit, sample
+from core import NullTextUNet, command_line, edit, sample
 from core.conditions import canny
+from core.domains import Domain, save_domain
 from core.edit import edit as edit_image
 from core.errors import UserError
 from core.images import to_tensor
@@ -110,15 +111,18 @@ def test_canny_is_white_where_the_picture_changes():
 
 def test_the_command_line_takes_every_condition(tiny_sd, pipe, picture, tmp_path, monkeypatch):
     tiny_controlnet(pipe.unet).save_pretrained(tmp_path / "net")
+    feature = torch.ones(1, 1, 24)
+    save_domain(Domain(tmp_path / "clay", "clay", "{prompt} of clay", "kiln", 16), NullTextUNet.from_prior(pipe.unet, feature), feature)
     monkeypatch.setitem(PRESETS, "kiln", replace(PRESETS["kiln"], controlnet=f"{tmp_path}/net"))
     picture.resize((40, 40)).save(tmp_path / "picture.png")
     half_mask((40, 40)).save(tmp_path / "mask.png")
     made, whole = [], type(pipe).__call__
     monkeypatch.setattr(type(pipe), "__call__", lambda self, *args, **given: made.append(given) or whole(self, *args, **given))
     common = (
-        f"--preset {tiny_sd} --domain none --prompt jar --steps 2 --device cpu --num-images 1 --canny kiln {tmp_path}/picture.png "
-        f"--control {tmp_path}/net {tmp_path}/picture.png --control-guidance-end 0.5 --custom {tiny_sd} blue --custom-scale 2 --no-rectify --no-compose "
-        f"--guidance-rescale 0.5 --guidance-interval 0 0.8 --control-scale 7 3 --height 20 --width 24 --out {tmp_path}/out"
+        f"--preset {tiny_sd} --domain {tmp_path}/clay --prompt jar --negative-prompt red --steps 2 --device cpu --num-images 1 "
+        f"--canny kiln {tmp_path}/picture.png --control {tmp_path}/net {tmp_path}/picture.png --control-guidance-start 0.25 --control-guidance-end 0.5 "
+        f"--controlnet-conditioning-scale 0.75 --custom {tiny_sd} blue --custom-scale 2 --no-rectify --no-compose --guidance-scale 6 --guidance-every 2 "
+        f"--guidance-rescale 0.5 --guidance-interval 0 0.8 --domain-scale 1 2 --control-scale 7 3 --height 20 --width 24 --out {tmp_path}/out"
     )
     for module, more in ((sample, ""), (edit, f"--image {tmp_path}/picture.png --mask {tmp_path}/mask.png --strength 0.9")):
         monkeypatch.setattr(sys, "argv", ["", *common.split(), *more.split()])
@@ -126,9 +130,14 @@ def test_the_command_line_takes_every_condition(tiny_sd, pipe, picture, tmp_path
         given = made.pop()
         assert Image.open(tmp_path / "out" / "00000.png").size == (24, 20)
         given_picture, edges = (control.image for control in given["controls"])
-        assert all(isinstance(control, Control) and control.end == 0.5 for control in given["controls"])
+        assert all(isinstance(control, Control) for control in given["controls"])
+        assert {(control.conditioning_scale, control.start, control.end) for control in given["controls"]} == {(0.75, 0.25, 0.5)}
         assert edges.unique().tolist() == [0, 1] and given_picture.unique().numel() > 2 and given["terms"][0].weight == 2.0
-        assert given["control_scale"] == [7.0, 3.0] and not given["rectify"] and not given["compose_prompt"] and given["guidance_rescale"] == 0.5
+        numbers = {name: given[name] for name in ("num_inference_steps", "guidance_scale", "guidance_every", "guidance_rescale", "guidance_interval",
+                                                  "domain_scale", "control_scale")}
+        assert numbers == dict(num_inference_steps=2, guidance_scale=6.0, guidance_every=2, guidance_rescale=0.5, guidance_interval=[0.0, 0.8],
+                               domain_scale=[1.0, 2.0], control_scale=[7.0, 3.0])
+        assert given["negative_prompt"] == "red" and not given["rectify"] and not given["compose_prompt"]
     assert given["image"].size == given["mask_image"].size == (24, 20) and given["strength"] == 0.9
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["00000.png", "settings.json", "sheet.png"]
 

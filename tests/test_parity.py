@@ -14,6 +14,7 @@ from diffusers import (
 )
 
 from core import InDomainPipeline
+from core.images import to_pil
 
 from .conftest import tiny_controlnet, tiny_pipeline
 
@@ -48,10 +49,12 @@ def pipes(request, folder):
 
 
 def assert_same(ours, theirs, changed: dict | None = None, **call):
-    """Both pipelines called alike at one seed; `changed` is what only ours is told."""
-    expected = theirs(**BATCH | call, generator=torch.Generator().manual_seed(3)).images
+    """Both pipelines called alike at one seed, or `seeds`, one for each image; `changed` is what only ours is told."""
+    seeds = call.pop("seeds", None)
+    new_generator = lambda: [torch.Generator().manual_seed(seed) for seed in seeds] if seeds else torch.Generator().manual_seed(3)
+    expected = theirs(**BATCH | call, generator=new_generator()).images
     given = {key: value for key, value in (call | (changed or {})).items() if value is not ...}
-    got = ours(**BATCH | given, generator=torch.Generator().manual_seed(3)).images
+    got = ours(**BATCH | given, generator=new_generator()).images
     assert expected.std() > 0.01 and (got - expected).abs().max() <= 1e-5
 
 
@@ -67,10 +70,16 @@ def test_text(pipes, negative, rescale):
                 negative_prompt=negative, guidance_scale=7.5, guidance_rescale=rescale)
 
 
-def test_image_to_image(pipes):
+def test_a_generator_for_each_image(pipes):
     ours, theirs = pipes
-    assert_same(ours, theirs(StableDiffusionImg2ImgPipeline), dict(guidance_scale=None, control_scale=5.0),
-                image=picture(), strength=0.6, guidance_scale=5.0, negative_prompt=["red", "red"])
+    assert_same(ours, theirs(StableDiffusionPipeline), dict(guidance_scale=None, control_scale=7.5), seeds=[5, 3, 5, 8], guidance_scale=7.5)
+
+
+@pytest.mark.parametrize("image, seeds", [(picture(), None), (to_pil(picture() * 2 - 1)[0], None), (to_pil(picture() * 2 - 1)[0], [5, 3, 5, 8])])
+def test_image_to_image(pipes, image, seeds):
+    ours, theirs = pipes
+    assert_same(ours, theirs(StableDiffusionImg2ImgPipeline), dict(guidance_scale=None, control_scale=5.0), seeds=seeds,
+                image=image, strength=0.6, guidance_scale=5.0, negative_prompt=["red", "red"])
 
 
 def test_a_masked_image_to_image(pipes):

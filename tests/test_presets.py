@@ -1,11 +1,13 @@
 """Names lead to models, and a wrong one to a line that helps."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 from safetensors import SafetensorError
@@ -14,6 +16,7 @@ from core import InDomainPipeline
 from core.checkpoints import save_atomically
 from core.devices import find_device
 from core.errors import EXIT_INTERRUPTED, EXIT_USER, UserError, run_cli
+from core.loading import LOAD_OPTIONS
 from core.presets import PRESETS, WEIGHTS, Preset, find_preset, wanted
 from core.progress import hide_loading_bars
 
@@ -38,6 +41,18 @@ def test_models_that_cannot_be_had_are_named_with_the_way_to_get_them(monkeypatc
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="no usable model folder"):
         InDomainPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("wrong, meant", [("domian", "domain"), ("guidance_scal", "guidance_scale"), ("local_file_only", "local_files_only"), ("vea", "vae")])
+def test_an_argument_that_loading_does_not_know_is_said_with_the_nearest(tiny_sd, wrong, meant):
+    with pytest.raises(UserError, match=f"^there is no argument '{wrong}': did you mean '{meant}'.$"):
+        InDomainPipeline.from_pretrained(tiny_sd, **{wrong: "porcelain"})
+
+
+def test_what_diffusers_says_that_loading_takes_is_known():
+    docs = DiffusionPipeline.from_pretrained.__doc__ + InDomainPipeline.from_single_file.__doc__
+    documented = set(re.findall(r"^ {12}(\w+) ?\(.*\*optional\*", docs, re.M)) - {"kwargs", "pretrained_model_name_or_path", "pretrained_model_link_or_path"}
+    assert len(documented) > 15 and documented <= set(LOAD_OPTIONS)
 
 
 @pytest.mark.parametrize("changes, said", [

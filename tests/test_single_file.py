@@ -62,12 +62,14 @@ def test_a_file_draws_as_the_folder_that_it_was_made_from(tiny_sd, checkpoint):
 
 
 @pytest.mark.parametrize("name, said", [
-    ("model.ckpt", "'.*model.ckpt' is a pickle.*safetensors"), ("gone.safetensors", "no file '.*gone.safetensors'"),
+    *((name, f"'.*{name}' is no .safetensors file; pickles.*are not loaded") for name in ("model.ckpt", "m.CKPT", "m.pkl", "gone.bin")),
+    ("gone.safetensors", "no file '.*gone.safetensors'"),
     ("cut.safetensors", "could not be read"),
     ("lora.safetensors", "could not be read as a Stable Diffusion checkpoint .*CLIPTextModel.*kind"),
 ])
 def test_files_that_are_no_such_checkpoint_are_said(tiny_sd, tmp_path, name, said):
-    torch.save({}, tmp_path / "model.ckpt")
+    for pickle in ("model.ckpt", "m.CKPT", "m.pkl"):
+        torch.save({}, tmp_path / pickle)
     save_file({"lora_unet_x.weight": torch.zeros(2)}, tmp_path / "lora.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(b"12345")
     with pytest.raises(UserError, match=said) as error:

@@ -1,9 +1,13 @@
 """The benchmark compares steps that ran side by side."""
 
+import json
+from collections import Counter
+
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
-from core import InDomainPipeline
+from core import InDomainPipeline, NullTextUNet
 from core.evaluation import speed
 
 from .conftest import tiny_unet
@@ -20,8 +24,32 @@ def test_the_ratio_is_of_paired_steps_whatever_the_machines_pace(monkeypatch):
 
     monkeypatch.setattr(speed, "seconds_of", seconds_of)
     calls.append("before")
-    result = speed.step_ratio(tiny_unet(), torch.device("cpu"), batch=1, repeats=4, quiet=True)
+    result = speed.step_ratio(tiny_unet(), 16, torch.device("cpu"), batch=1, repeats=4, quiet=True)
     assert result["ratio"] == 1.5 and calls[3:] == ["<lambda>", "plain", "plain", "<lambda>"] * 2
+
+
+def test_prompts_are_as_long_as_the_priors_tokenizer_has_them(kiln_weights):
+    unet, seen = tiny_unet(), set()
+    unet.register_forward_pre_hook(lambda _, args, given: seen.add(given["encoder_hidden_states"].shape[1]), with_kwargs=True)
+    speed.step_ratio(unet, 5, torch.device("cpu"), batch=1, repeats=1, quiet=True)
+    encoder = json.loads((kiln_weights / "prior" / "text_encoder" / "config.json").read_text())
+    assert seen == {5} and speed.PRIORS["kiln"]()[1] == encoder["max_position_embeddings"]
+
+
+def test_an_images_cost_is_of_as_many_steps_of_one_prior_with_a_domain_and_by_diffusers_without(tiny_sd, monkeypatch):
+    pipe, forward, seen = InDomainPipeline.from_pretrained(tiny_sd, num_inference_steps=3), UNet2DConditionModel.forward, []
+    monkeypatch.setattr(UNet2DConditionModel, "forward", lambda self, z, *rest, **more: seen.append((type(self), len(z))) or forward(self, z, *rest, **more))
+
+    def seconds_of(step, device):
+        seen.clear()
+        assert len(step().images) == 2
+        calls = Counter(seen)
+        assert calls.pop((UNet2DConditionModel, 4)) == 3 and calls in ({}, {(NullTextUNet, 2): 3})
+        return 3.0 if calls else 2.0
+
+    monkeypatch.setattr(speed, "seconds_of", seconds_of)
+    assert speed.image_cost(pipe, batch=2, repeats=2, quiet=True) == {
+        "ratio": 1.5, "seconds_per_image_diffusers": 1.0, "seconds_per_image_ours": 1.5, "peak_gib_diffusers": None, "peak_gib_ours": None}
 
 
 def test_the_ratio_of_trainings_is_of_whole_steps_that_train(tiny_sd, monkeypatch):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.training_utils import EMAModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -24,10 +25,10 @@ from core.errors import UserError
 from core.kiln import judge
 from core.presets import PRESETS
 from core.training import domain as domain_module
-from core.training.best import find_fid_features
+from core.training.best import KeepBest, find_fid_features
 from core.training.data import Pictures, load_latents
 from core.training.domain import open_work, train_domain
-from core.training.fit import PRECISIONS, denoising_gradients, find_precision, min_snr_weight
+from core.training.fit import PRECISIONS, averaged, denoising_gradients, find_precision, min_snr_weight
 from core.training.text_feature import denoising_loss, draw, optimise_text_feature
 
 from .conftest import tiny_scheduler, tiny_unet
@@ -183,6 +184,33 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(less_memory, tiny
     assert (tmp_path / "stopped.work" / "loss.csv").read_text() == (tmp_path / "whole.work" / "loss.csv").read_text()
 
 
+def test_a_run_that_dies_beyond_its_checkpoint_resumes_to_the_same_weights_and_tensorboard_has_each_step_once(tiny_sd, pictures, tmp_path, monkeypatch):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    whole = train_domain("clay", pictures, tiny_sd, tmp_path / "whole", **SHORT)
+
+    def fails(*args, **kwargs):
+        if args[-1] == 1:
+            signal.raise_signal(signal.SIGINT)  # a checkpoint after step 2
+        if args[-1] == 4:
+            raise RuntimeError("dies")
+        return denoising_gradients(*args, **kwargs)
+
+    train = lambda: train_domain("clay", pictures, tiny_sd, tmp_path / "died", tensorboard=True, **SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr(domain_module, "denoising_gradients", fails)
+        with pytest.raises(KeyboardInterrupt, match="after step 2"):
+            train()
+        with pytest.raises(RuntimeError, match="dies"):
+            train()
+    work = tmp_path / "died.work"
+    assert len(torch.load(work / "checkpoint.pt", weights_only=True)["history"]) == 2
+    resumed = train()
+    assert all(torch.equal(a, b) for a, b in zip(parameters(whole), parameters(resumed), strict=True))
+    assert (work / "loss.csv").read_text() == (tmp_path / "whole.work" / "loss.csv").read_text()
+    written = events.EventAccumulator(str(work / "tensorboard")).Reload().Scalars("loss")
+    assert np.allclose([(event.step, event.value) for event in written], np.loadtxt(work / "loss.csv", delimiter=",", skiprows=1))
+
+
 def test_of_a_checkpoint_nothing_is_kept_beside_what_is_trained(tiny_sd, pictures, tmp_path, monkeypatch):
     train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
     load, loaded = torch.load, []
@@ -254,6 +282,29 @@ def test_the_weights_of_the_lowest_fid_are_kept_and_patience_ends_the_training(p
         record = find_domain(out).training
         assert (record["fid"], record["fid_step"], record["steps"]) == (1.0, 2, measured)
         assert len(np.loadtxt(tmp_path / "clay.work" / "loss.csv", delimiter=",", skiprows=1)) == measured
+
+
+def test_a_fid_that_is_not_a_number_is_the_worst():
+    scores, unet = [float("nan"), 5.0, float("nan"), 3.0, 4.0, float("nan")], tiny_unet()
+    best = KeepBest(lambda _: scores[len(best.scores)], every=1, patience=2)
+    for step in range(6):
+        with torch.no_grad():
+            unet.conv_in.bias.fill_(step)
+        best.look(unet, step)
+    assert best.best == (3, 3.0) and best.has_converged
+    best.copy_to(unet)
+    assert unet.conv_in.bias.unique().tolist() == [3]
+
+
+def test_what_fails_under_the_moving_average_leaves_the_weights_in_place():
+    unet = tiny_unet()
+    ema = EMAModel(unet.parameters())
+    with torch.no_grad():
+        unet.conv_in.bias.fill_(2)
+    with pytest.raises(RuntimeError), averaged(unet, ema):
+        assert not (unet.conv_in.bias == 2).any()
+        raise RuntimeError
+    assert (unet.conv_in.bias == 2).all()
 
 
 def test_a_stopped_run_with_fid_resumes_to_the_same_weights_and_they_have_the_fid_on_record(tiny_sd, pictures, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Which weights a training ends in: those of the lowest FID so far, measured until there is no lower one."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -37,8 +38,8 @@ class KeepBest:
 
     @property
     def best(self) -> tuple[int, float]:
-        """Its steps and FID; of equals the first."""
-        return min(self.scores, key=lambda score: score[1])
+        """Its steps and FID; of equals the first, and one that is not a number only where there is no other."""
+        return min(self.scores, key=lambda score: math.inf if math.isnan(score[1]) else score[1])
 
     @property
     def has_converged(self) -> bool:

@@ -87,7 +87,7 @@ class Pictures:
 
 
 def walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """A folder and all folders and files below it. Of hundreds of thousands no more is held than the names in the folders above one.
+    """A folder and all folders and files below it, in the disk's own order, as they are listed: of hundreds of thousands in one none is held.
 
     seen: the folders that were walked through, to which those of this walk are added: however many links lead to one, it counts once.
     """
@@ -96,14 +96,15 @@ def walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
         return
     seen.add(here)
     yield folder
-    for name in sorted(os.listdir(folder)):  # a disk's own order differs from that of its copy
-        path = folder / name
-        if name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from walk(path, seen)
-        elif path.is_file():
-            yield path
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name.startswith("."):
+                continue
+            if path.is_dir():
+                yield from walk(path, seen)
+            elif path.is_file():
+                yield path
 
 
 def files_in(folder: Path) -> Iterator[tuple[str, Path | BinaryIO]]:

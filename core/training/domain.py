@@ -206,7 +206,9 @@ def memory_advice() -> Iterator[None]:
 
 @contextmanager
 def tensorboard_log(folder: Path, is_wanted: bool) -> Iterator[Callable[[str, float, int], None]]:
-    """`(name, value, step)` for TensorBoard, or for nobody. Raises UserError where it is not installed."""
+    """`(name, value, step)` for TensorBoard, or for nobody; from the first step on it stands in place of what was written before. Raises UserError
+    where it is not installed.
+    """
     if not is_wanted:
         yield lambda *_: None
         return
@@ -214,5 +216,15 @@ def tensorboard_log(folder: Path, is_wanted: bool) -> Iterator[Callable[[str, fl
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError("TensorBoard is not installed: pip install 'ingen3d[train]', or leave --tensorboard out") from error
-    with SummaryWriter(str(folder)) as writer:
-        yield writer.add_scalar
+    writers = []
+
+    def log(name: str, value: float, step: int) -> None:
+        if not writers:
+            writers.append(SummaryWriter(str(folder), purge_step=step))  # a killed run had gone on beyond its checkpoint: these steps come again
+        writers[0].add_scalar(name, value, step)
+
+    try:
+        yield log
+    finally:
+        for writer in writers:
+            writer.close()

@@ -115,8 +115,10 @@ def averaged(unet: nn.Module, ema: EMAModel) -> Iterator[None]:
     """With the moving average in place of the weights."""
     ema.store(unet.parameters())
     ema.copy_to(unet.parameters())
-    yield
-    ema.restore(unet.parameters())
+    try:
+        yield
+    finally:
+        ema.restore(unet.parameters())
 
 
 def denoising_gradients(
