@@ -73,3 +73,19 @@ def test_the_ratio_of_trainings_is_of_whole_steps_that_train(tiny_sd, monkeypatc
     result = speed.training_ratio(pipe, torch.device("cpu"), batch=2, repeats=2, quiet=True)
     assert result == {"ratio": 1.5, "images_per_second_diffusers": pytest.approx(2 / 3), "images_per_second_ours": 1.0}
     assert calls.count(pipe.unet) == 3 and len(calls) == 6
+
+
+def test_a_samplings_cost_is_over_classifier_free_guidance_at_all_steps_without_the_domain(tiny_sd, monkeypatch):
+    pipe, evaluated = InDomainPipeline.from_pretrained(tiny_sd, num_inference_steps=4, guidance_every=2), []
+    pipe.register_modules(domain_unet=NullTextUNet.from_prior(pipe.unet, torch.zeros(1, 1, 24)))
+    for unet in (pipe.unet, pipe.domain_unet):
+        unet.register_forward_pre_hook(lambda _, inputs: evaluated.append(len(inputs[0])))
+
+    def count(step, device):
+        evaluated.clear()
+        step()
+        return sum(evaluated)
+
+    monkeypatch.setattr(speed, "seconds_of", count)
+    cost = lambda **settings: speed.sampling_ratio(pipe, settings, batch=1, repeats=1, quiet=True)
+    assert cost(guidance_every=1) == 12 / 8 and cost() == (6 + 2) / 8 and cost(num_inference_steps=2) == (3 + 1) / 8
