@@ -99,7 +99,7 @@ def in_folders(name: str, data: Path, held_out: Path | None, prompts: tuple[str,
         return World(name, data, held_out, key, prompts)
     folder = work / f"{name}-{key[:8]}"
     if not folder.exists():
-        files = [Path(path) for path, _ in files_in(data)]
+        files = sorted(Path(path) for path, _ in files_in(data))  # by name, the same on every disk
         if len(files) < 2 * HELD_OUT_EVERY or any(not path.is_file() for path in files):
             raise UserError(f"{data} has {len(files)} files, too few to hold every {HELD_OUT_EVERY}th out, or tar files: give --held-out FOLDER")
         partial = folder.with_name(f"{folder.name}.partial")
