@@ -23,7 +23,7 @@ LOAD_OPTIONS = (  # what diffusers' from_pretrained and from_single_file say tha
     "dtype", "torch_dtype", "variant", "revision", "token", "cache_dir", "local_files_only", "force_download", "proxies", "mirror",
     "use_safetensors", "use_onnx", "low_cpu_mem_usage", "disable_mmap", "device_map", "max_memory", "offload_folder", "offload_state_dict",
     "quantization_config", "custom_pipeline", "custom_revision", "trust_remote_code", "output_loading_info", "config", "original_config_file",
-    "original_config",
+    "original_config", "safety_checker", "requires_safety_checker", "feature_extractor", "image_encoder",  # these four: parts of pipelines that ours lacks
 )
 
 

@@ -55,6 +55,10 @@ def test_what_diffusers_says_that_loading_takes_is_known():
     assert len(documented) > 15 and documented <= set(LOAD_OPTIONS)
 
 
+def test_what_users_of_diffusers_leave_out_may_be_left_out_here(tiny_sd):
+    assert InDomainPipeline.from_pretrained(tiny_sd, safety_checker=None, requires_safety_checker=False).unet.config.in_channels == 4
+
+
 @pytest.mark.parametrize("changes, said", [
     (dict(addition_embed_type="text", addition_embed_type_num_heads=4), r"a condition besides text \(addition_embed_type\)"),
     (dict(in_channels=9), "takes 9 channels, not the latents' 4"), (dict(cross_attention_dim=32), "width 32, .* 24 wide"),
