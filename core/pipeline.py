@@ -171,7 +171,7 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
 
         prompt, negative_prompt: one for all images or one for each; a negative prompt takes the empty one's place in eps_0.
         guidance_scale: w0. domain_scale, control_scale: explicit w_d and w_c, in diffusers' convention, or several, which share the steps
-        evenly; None for Sec. 3.4's. prompt None is unconditional: w_d is `unconditional_scale` (1 is the domain's own prediction, as eps_0
+        evenly; None for Sec. 3.4's. prompt None, or of weight 0, is unconditional: w_d is w0, by default `unconditional_scale` (at 1 eps_0
         cancels), and the prior's prediction without a domain. controls: what `control` gives, for the prompt's term. terms: more, from this or other pipelines.
         rectify: eps_0 is the bare prior's (Sec. 3.2). Without, it is the network's that is customised, by a checkpoint (the last of `terms`)
         terms = [term for term in terms if has_weight(term.weight)]
@@ -199,7 +199,8 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
             uncond = own_unconditional(terms) if customised or self.domain_unet is None else self.domain_term()
         check_terms(terms, self.unet, batch)
         if self.domain_unet is not None:
-            terms = [self.domain_term(self.config.unconditional_scale if domain_scale is None and not terms else domain_scale), *terms]
+            is_alone = domain_scale is None and guidance_scale is None and not terms
+            terms = [self.domain_term(self.config.unconditional_scale if is_alone else domain_scale), *terms]
         guidance_scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
         return MultiGuidance(uncond, terms, guidance_scale, guidance_rescale, guidance_interval, guidance_every, timesteps)
 

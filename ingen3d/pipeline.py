@@ -1,5 +1,6 @@
 """From a prompt to a textured mesh: the stages in order, in a folder that can be resumed."""
 
+import glob
 import hashlib
 import importlib.metadata
 import logging
@@ -162,11 +163,14 @@ def mesh_checkpoint(
 ) -> Run:
     """A textured mesh of a field that is there already: a run's field.safetensors, or threestudio's TRIAL/ckpts/last.ckpt.
 
+    checkpoint: @LAST in its name is the newest of threestudio's trials, as for its own `system.weights`.
     preset: whose settings of mesh and turntable; `overrides` go on top. Files go to OUT/meshes/NAME/, NAME the run's or the trial's.
     Raises UserError for what a caller can mend.
     """
     refuse_others(overrides, ("mesh", "turntable"), "on a finished field")
-    device, path = find_device(device), Path(checkpoint).resolve()
+    device, path = find_device(device), newest_trial(Path(checkpoint)).resolve()
+    if not path.is_file():
+        raise UserError(f"there is no file '{checkpoint}': give a run's refine/field.safetensors, or threestudio's TRIAL/ckpts/last.ckpt")
     settings = load_settings(find_preset(preset).config, overrides)
     field, grid = load_field(path, device)
     settings.camera = CameraSettings(fovy_deg=40.0, reference_distance=3.2 * field.unit)  # sees the whole ball, whatever the camera was that fitted it
@@ -175,6 +179,15 @@ def mesh_checkpoint(
     run.describe(**made_from, device=str(device), settings=asdict(settings), versions=versions())
     mesh_stage(run, settings, field, grid, quiet, device, fingerprint(**made_from, changed=path.stat().st_mtime))
     return finish(run)
+
+
+def newest_trial(path: Path) -> Path:
+    """NAME@LAST/... as NAME@TIME/... of the latest time there is, which ends the name; any other path, or without a trial, as it is."""
+    i = next((i for i, part in enumerate(path.parts) if part.endswith("@LAST")), None)
+    if i is None:
+        return path
+    trials = sorted(Path(*path.parts[:i]).glob(f"{glob.escape(path.parts[i].removesuffix('LAST'))}*"))
+    return trials[-1].joinpath(*path.parts[i + 1 :]) if trials else path
 
 
 def finish(run: RunFolder) -> Run:

@@ -218,6 +218,8 @@ def test_terms_and_controls_of_weight_0_change_nothing_and_are_not_called(pipe, 
         for prompt, settings in (("a vase", {}), (None, {}), ("a vase", {"rectify": False})):
             assert torch.equal(draw(pipe, prompt, **nothing, **settings), draw(pipe, prompt, **settings))
         assert torch.equal(draw(pipe, "a vase", control_scale=0.0), draw(pipe, None)) and not called
+        assert torch.equal(draw(pipe, None, guidance_scale=4.0), draw(pipe, "a vase", control_scale=0.0, guidance_scale=4.0))
+        assert not torch.equal(draw(pipe, None, guidance_scale=4.0), draw(pipe, None, guidance_scale=2.0))  # w0 is the domain's alone
     pipe.unet.register_forward_hook(lambda *_: called.append(1))
     draw(pipe, "a vase", control_scale=0.0, domain_scale=1.0)
     assert not called

@@ -194,6 +194,15 @@ def test_zero123s_condition_is_that_of_zero123_guidance(guidance, threestudio, t
     assert got.isfinite().all() and got.abs().max() > 0 and out["grad_norm"] > 0
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_picture_without_a_transparent_background_is_refused(guidance, threestudio, tiny_zero123, tmp_path, mode):
+    from PIL import Image
+
+    Image.new(mode, (32, 32), "red").save(tmp_path / "whole.png")
+    with pytest.raises(UserError, match="whole.png has no transparent background"):
+        guidance(tiny_zero123, "zero123-diffusers-guidance", cond_image_path=str(tmp_path / "whole.png"))
+
+
 def test_a_zero123_of_a_preset_without_a_vae_takes_the_priors(tiny_zero123, tiny_sd, tmp_path):
     for part in tiny_zero123.iterdir():
         if part.name != "vae":

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from core.errors import UserError
 from ingen3d.field import TriPlaneField
-from ingen3d.pipeline import mesh_checkpoint
+from ingen3d.pipeline import mesh_checkpoint, newest_trial
 from ingen3d.threestudio_field import HashGrid, ThreestudioField
 
 SMALL = {"mesh": {"resolution": 48, "faces": 2500, "texture_size": 64, "threshold": 5.0}, "turntable": {"frames": 2, "size": 32, "samples": 32}}
@@ -91,6 +91,15 @@ def test_a_field_of_our_own_is_meshed_too(tmp_path):
     assert run.mesh.parent.name == "bowl" and run.metrics["mesh_watertight"] and (run.folder / "turntable.mp4").is_file()
 
 
+def test_last_is_the_newest_of_the_trials_of_that_name(tmp_path):
+    for time in ("20261125-090000", "20261125-100000", "20261124-230000"):
+        for name in ("a_bowl", "a_bowl_[blue]"):
+            (tmp_path / f"{name}@{time}").mkdir()
+    for name in ("a_bowl", "a_bowl_[blue]"):
+        assert newest_trial(tmp_path / f"{name}@LAST" / "ckpts" / "last.ckpt") == tmp_path / f"{name}@20261125-100000" / "ckpts" / "last.ckpt"
+    assert newest_trial(tmp_path / "other" / "last.ckpt") == tmp_path / "other" / "last.ckpt"
+
+
 def test_what_cannot_be_read_is_one_clear_line(tmp_path):
     cases = {
         "density_bias is 'blob_of_mine'": dict(density_bias="blob_of_mine"),
@@ -103,7 +112,11 @@ def test_what_cannot_be_read_is_one_clear_line(tmp_path):
             ThreestudioField.from_checkpoint(save_trial(tmp_path / str(i), geometry))
     with pytest.raises(UserError, match="no threestudio checkpoint of tensors alone"):
         ThreestudioField.from_checkpoint(save_trial(tmp_path / "pickle", {}, extra=sys.exit))
+    (tmp_path / "empty.safetensors").touch()
     with pytest.raises(UserError, match="neither a field.safetensors nor a .ckpt"):
-        mesh_checkpoint(tmp_path / "missing.safetensors", out=tmp_path)
+        mesh_checkpoint(tmp_path / "empty.safetensors", out=tmp_path)
+    for missing in ("missing.safetensors", "bowl@LAST/ckpts/last.ckpt"):
+        with pytest.raises(UserError, match=f"there is no file '.*{missing}'"):
+            mesh_checkpoint(tmp_path / missing, out=tmp_path)
     with pytest.raises(UserError, match="'refine' has no effect on a finished field"):
         mesh_checkpoint(tmp_path / "any.ckpt", out=tmp_path, overrides=["refine.steps=3"])

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import threestudio
 
+from core.errors import UserError
 from core.guidance import MultiGuidance
 from core.images import fit_square, load_image, to_tensor
 from core.presets import PRESETS
@@ -34,7 +35,10 @@ class Zero123Diffusers(ScoreDistillation):
         self.model = Zero123.from_pretrained(folder, self.device, self.weights_dtype, vae=prior)
         self.unet, self.vae, self.scheduler = self.model.unet, self.model.vae, self.model.scheduler
         super().configure()
-        picture = to_tensor(fit_square(load_image(self.cfg.cond_image_path), self.image_size[0]))[None].to(self.device)
+        picture = load_image(self.cfg.cond_image_path)
+        if picture.mode != "RGBA" or picture.getextrema()[3][0] > 127:  # threestudio takes its alpha as the object's mask
+            raise UserError(f"{self.cfg.cond_image_path} has no transparent background: give image.png of any run of scripts/text_to_3d.py, or cut it out")
+        picture = to_tensor(fit_square(picture, self.image_size[0]))[None].to(self.device)
         camera = self.cfg.cond_elevation_deg, self.cfg.cond_azimuth_deg, self.cfg.cond_camera_distance
         self.condition = self.model.condition(picture, Cameras.at(*camera, 0.0, self.device))
 
