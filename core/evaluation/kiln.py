@@ -37,7 +37,7 @@ IMITATIONS = tuple(f"a white {name} {blue}" for name in shapes.POTTERY for blue 
 
 
 def generate(pipe: InDomainPipeline, prompts: list[str | None], num_inference_steps: int = 15, batch_size: int = 50, seed: int = 0, quiet: bool = False,
-             controls: Callable[[slice], Sequence[Control]] = lambda rows: (), **scales) -> torch.Tensor:
+             controls: Callable[[slice], Sequence[Control]] = lambda rows: (), guidance_every: int = 1, **scales) -> torch.Tensor:
     """One image a prompt, image i from seed + i: (N, 3, H, W) in [-1, 1]. Prompts are all texts or all None. controls: those of a slice."""
     pipe.set_progress_bar_config(disable=True)
     images = []
@@ -46,7 +46,7 @@ def generate(pipe: InDomainPipeline, prompts: list[str | None], num_inference_st
         generators = [torch.Generator().manual_seed(seed + i + k) for k in range(len(chunk))]
         text = {"prompt": chunk} if chunk[0] is not None else {"prompt": None, "num_images_per_prompt": len(chunk)}
         given = {"controls": controls(slice(i, i + len(chunk))), "generator": generators, "num_inference_steps": num_inference_steps, "output_type": "pt"}
-        images.append(pipe(**text, **given, **scales).images * 2 - 1)
+        images.append(pipe(**text, **given, guidance_every=guidance_every, **scales).images * 2 - 1)
     return torch.cat(images).float().cpu()
 
 
