@@ -217,7 +217,8 @@ def image_stage(run: RunFolder, models: Models, settings: Settings, picture, pro
 def sample_object(pipe: InDomainPipeline, prompt: str, s: ImageSettings, seed: int, file: Path) -> np.ndarray:
     """The object of a sampled picture, which is kept in `file`: straight RGBA (H, W, 4) in [0, 1]."""
     generator = torch.Generator().manual_seed(seed)
-    source = pipe(prompt, generator=generator, guidance_scale=s.guidance_scale, num_inference_steps=s.num_inference_steps).images[0]
+    settings = dict(guidance_scale=s.guidance_scale, num_inference_steps=s.num_inference_steps)
+    source = pipe(prompt, generator=generator, guidance_every=1, **settings).images[0]  # one picture, on which all else stands
     source.save(file)
     try:
         return foreground(source)
