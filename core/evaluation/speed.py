@@ -16,7 +16,7 @@ from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
 from ..presets import PRESETS
 from ..terms import Term
-from ..training.fit import denoising_gradients, find_precision
+from ..training.fit import denoising_gradients, find_precision, new_optimizer
 from ..training.text_feature import denoising_loss
 
 
@@ -129,15 +129,15 @@ def training_ratio(pipe: InDomainPipeline, device: torch.device, batch: int, rep
         denoising_loss(lambda z_t, t: pipe.unet(z_t, t, text).sample, scheduler, clean, generator).backward()
         torch.nn.utils.clip_grad_norm_(pipe.unet.parameters(), 1.0)
 
-    ours = trained(domain, lambda: denoising_gradients(domain, scheduler, latents, batch, 1, *full, seed=0, step=0))
-    seconds = paired({"diffusers": trained(pipe.unet, fine_tuning_loss), "ours": ours}, device, repeats, quiet)
+    ours = trained(domain, lambda: denoising_gradients(domain, scheduler, latents, batch, 1, *full, seed=0, step=0), *new_optimizer(domain, 1e-5, 0.995))
+    theirs = trained(pipe.unet, fine_tuning_loss, torch.optim.AdamW(pipe.unet.parameters(), 1e-5), EMAModel(pipe.unet.parameters()))
+    seconds = paired({"diffusers": theirs, "ours": ours}, device, repeats, quiet)
     return {"ratio": ratio(seconds["diffusers"], seconds["ours"])} | {f"images_per_second_{name}": batch / median(spent) for name, spent in seconds.items()}
 
 
-def trained(unet: UNet2DConditionModel, gradients: Callable[[], object]) -> Callable[[], None]:
+def trained(unet: UNet2DConditionModel, gradients: Callable[[], object], optimizer: torch.optim.Optimizer, ema: EMAModel) -> Callable[[], None]:
     """A whole step of training, with the optimizer and the moving average that both sides have."""
     unet.requires_grad_(True).train()
-    optimizer, ema = torch.optim.AdamW(unet.parameters(), 1e-5), EMAModel(unet.parameters())
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
