@@ -1,6 +1,5 @@
 """From a prompt to a textured mesh: the stages in order, in a folder that can be resumed."""
 
-import glob
 import hashlib
 import importlib.metadata
 import logging
@@ -31,7 +30,7 @@ from .render import OccupancyGrid
 from .run_folder import RunFolder, choose_folder, fingerprint, models_fingerprint
 from .settings import CameraSettings, ImageSettings, Settings, load_settings, refuse_others
 from .stages import framed, initialise, read_reference, reference_metrics, refine, turntable
-from .threestudio_field import ThreestudioField
+from .threestudio_field import ThreestudioField, newest_trial
 from .zero123 import Zero123
 
 log = logging.getLogger(__name__)
@@ -179,15 +178,6 @@ def mesh_checkpoint(
     run.describe(**made_from, device=str(device), settings=asdict(settings), versions=versions())
     mesh_stage(run, settings, field, grid, quiet, device, fingerprint(**made_from, changed=path.stat().st_mtime))
     return finish(run)
-
-
-def newest_trial(path: Path) -> Path:
-    """NAME@LAST/... as NAME@TIME/... of the latest time there is, which ends the name; any other path, or without a trial, as it is."""
-    i = next((i for i, part in enumerate(path.parts) if part.endswith("@LAST")), None)
-    if i is None:
-        return path
-    trials = sorted(Path(*path.parts[:i]).glob(f"{glob.escape(path.parts[i].removesuffix('LAST'))}*"))
-    return trials[-1].joinpath(*path.parts[i + 1 :]) if trials else path
 
 
 def finish(run: RunFolder) -> Run:

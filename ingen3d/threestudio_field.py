@@ -4,6 +4,7 @@ threestudio's `implicit-volume` is a multi-resolution hash grid (Instant-NGP, Mu
 flat list of parameters, under two small networks. Read here as tiny-cuda-nn computes it (include/tiny-cuda-nn/encodings/grid.h).
 """
 
+import glob
 import itertools
 import math
 import pickle
@@ -81,6 +82,15 @@ class HashGrid(nn.Module):
             return (x + resolution * (y + resolution * z)) % size
         x, y, z = ((axis * prime) & 0xFFFFFFFF for axis, prime in zip((x, y, z), PRIMES))
         return (x ^ y ^ z) % size
+
+
+def newest_trial(path: Path) -> Path:
+    """NAME@LAST/... as NAME@TIME/... of the latest time there is, which ends the name; any other path, or without a trial, as it is."""
+    i = next((i for i, part in enumerate(path.parts) if part.endswith("@LAST")), None)
+    if i is None:
+        return path
+    trials = sorted(Path(*path.parts[:i]).glob(f"{glob.escape(path.parts[i].removesuffix('LAST'))}*"))
+    return trials[-1].joinpath(*path.parts[i + 1 :]) if trials else path
 
 
 class ThreestudioField(nn.Module):

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from core.errors import UserError
 from ingen3d.field import TriPlaneField
-from ingen3d.pipeline import mesh_checkpoint, newest_trial
-from ingen3d.threestudio_field import HashGrid, ThreestudioField
+from ingen3d.pipeline import mesh_checkpoint
+from ingen3d.threestudio_field import HashGrid, ThreestudioField, newest_trial
 
 SMALL = {"mesh": {"resolution": 48, "faces": 2500, "texture_size": 64, "threshold": 5.0}, "turntable": {"frames": 2, "size": 32, "samples": 32}}
 GRID = dict(otype="HashGrid", n_levels=3, n_features_per_level=2, log2_hashmap_size=9, base_resolution=4, per_level_scale=2.0)
