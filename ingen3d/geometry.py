@@ -8,7 +8,7 @@ from core.kiln.data import HELD_OUT_EVERY
 from core.kiln.shapes import POTTERY, Part
 
 SAMPLES, QUERIES = 200_000, 10_000  # points on a mesh; of these, how many ask for their nearest on the other: two samplings of one lie 0.004 apart
-THRESHOLDS = (0.02, 0.1)  # of the F-score: 1 % (Tatarchenko et al. 2019, Sec. 5.2) and 5 % of the side of the cube about the unit ball
+THRESHOLDS = (0.02, 0.1)  # of the F-score: 1 % (as Tatarchenko et al. 2019 advise) and 5 % of the side of the cube about the unit ball
 
 
 def true_mesh(parts: list[Part]) -> trimesh.Trimesh:
