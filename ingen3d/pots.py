@@ -19,7 +19,7 @@ from core.domains import find_domain
 from core.evaluation import features, kiln
 from core.evaluation.cells import Cell
 from core.images import contact_sheet, to_pil
-from core.kiln import fire, glazes, judge, renderer
+from core.kiln import fire, glazes, judge, renderer, shapes
 from core.kiln.data import WORLDS, load_views, make_object
 from core.presets import find_preset
 
@@ -180,10 +180,10 @@ class Pots:
         depends = {"renders": models_fingerprint(self.renders, self.preset.judge), "views": VIEWS, **camera}
         return Cell(f"table3d {self.domain.name} true {name} {seed}", depends, make)
 
-    def true_pot(self, name: str, seed: int) -> tuple[list, glazes.Surface]:
+    def true_pot(self, name: str, seed: int) -> tuple[list[shapes.Part], glazes.Surface]:
         """Parts and surface of a pot that no model has seen."""
-        _, parts, surface, _ = make_object(self.domain.name, held_out(name, seed + 1)[seed])
-        return parts, surface
+        form, surface, _ = make_object(self.domain.name, held_out(name, seed + 1)[seed])
+        return form.parts, surface
 
     @cached_property
     def critic(self) -> judge.Judge:

@@ -26,10 +26,10 @@ def made_up_views(folder, world):
     disc = ((x - 64) ** 2 + (y - 64) ** 2 < 50**2)[..., None]
     records, images = [], []
     for index in range(data.SHARD):
-        name, _, surface, rng = data.make_object(world, index)
+        form, surface, rng = data.make_object(world, index)
         for k, view in enumerate(data.cameras(rng, 2, 1)):
             images.append(np.concatenate([disc * rng.integers(0, 255, 3), disc * 255], -1).astype(np.uint8))
-            records.append({"object": index, "class": name, "caption": surface.caption, **surface.labels, "photo": k < 2, **vars(view)})
+            records.append({"object": index, "class": form.name, "caption": surface.caption, **surface.labels, "photo": k < 2, **vars(view)})
     folder.mkdir(parents=True)
     np.save(folder / "shard-0000.npy", np.stack(images))
     (folder / "shard-0000.json").write_text(json.dumps(records))

@@ -25,7 +25,7 @@ from .conftest import tiny_pipeline
 
 @pytest.mark.parametrize("name", shapes.SHAPES)
 def test_objects_fill_the_unit_sphere_and_their_surfaces_face_outward(name):
-    parts = shapes.build(name, np.random.default_rng(3))
+    parts = shapes.build(name, np.random.default_rng(3)).parts
     radius = np.concatenate([np.linalg.norm(p.vertices, axis=1) for p in parts])
     assert 0.9 < radius.max() < 1
     for part in parts:
@@ -38,24 +38,24 @@ def test_objects_fill_the_unit_sphere_and_their_surfaces_face_outward(name):
 
 def test_an_object_is_decided_by_its_index():
     first, second = data.make_object("base", 7), data.make_object("base", 7)
-    assert first[2].caption == second[2].caption
-    assert all(np.array_equal(a.vertices, b.vertices) for a, b in zip(first[1], second[1]))
-    assert not np.array_equal(first[1][0].vertices, data.make_object("base", 7 + len(shapes.SHAPES))[1][0].vertices)
+    assert first[1].caption == second[1].caption
+    assert all(np.array_equal(a.vertices, b.vertices) for a, b in zip(first[0].parts, second[0].parts))
+    assert not np.array_equal(first[0].parts[0].vertices, data.make_object("base", 7 + len(shapes.SHAPES))[0].parts[0].vertices)
 
 
 def test_captions_name_class_and_colours_and_never_porcelain():
     for index in range(60):
-        name, parts, surface, _ = data.make_object("base", index)
-        assert name in surface.caption
+        form, surface, _ = data.make_object("base", index)
+        assert form.name in surface.caption
         if surface.labels["colour"] and surface.labels["pattern"] != "plain" and "striped" in surface.caption:
             assert surface.labels["colour"] in surface.caption
     assert not any("porcelain" in c for c in caption_corpus(4000))
-    assert data.make_object("porcelain", 3)[2].caption is None
+    assert data.make_object("porcelain", 3)[1].caption is None
 
 
 def test_porcelain_is_white_with_cobalt():
-    _, parts, surface, _ = data.make_object("porcelain", 0)
-    rgb = np.concatenate([c for c, p in zip(surface.rgb, parts) if p.role == "body"])
+    form, surface, _ = data.make_object("porcelain", 0)
+    rgb = np.concatenate([c for c, p in zip(surface.rgb, form.parts) if p.role == "body"])
     blue = rgb[:, 2] - rgb[:, 0] > 0.25
     assert 0.08 < blue.mean() < 0.7 and rgb[~blue].mean() > 0.75
 
@@ -71,8 +71,8 @@ def test_views_are_whole_and_their_alpha_is_the_object(tmp_path):
     pytest.importorskip("mitsuba")
     from core.kiln.renderer import View, render
 
-    name, parts, surface, _ = data.make_object("porcelain", 1)
-    image = render(parts, surface, [View(20, 40, 3.2)], samples=4)[0]
+    form, surface, _ = data.make_object("porcelain", 1)
+    image = render(form.parts, surface, [View(20, 40, 3.2)], samples=4)[0]
     alpha = image[..., 3]
     assert alpha.max() == 255 and not alpha[[0, -1]].any() and not alpha[:, [0, -1]].any()
     seen = image[alpha == 255][:, :3].astype(int)

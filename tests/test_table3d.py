@@ -34,7 +34,7 @@ CUP = held_out("cup", 2)[1]
 
 @pytest.fixture(scope="module")
 def cup():
-    return true_mesh(make_object("porcelain", CUP)[1])
+    return true_mesh(make_object("porcelain", CUP)[0].parts)
 
 
 def turned(mesh, degrees):
@@ -73,8 +73,8 @@ def test_what_nobody_sees_from_outside_does_not_count():
 def test_true_pots_lie_in_the_world_of_the_cameras_that_pictures_are_lifted_with(cup, azimuth_deg):
     """Their points, through our camera, cover what the renderer drew, the handle included, and nothing else."""
     pytest.importorskip("mitsuba")
-    _, parts, surface, _ = make_object("porcelain", CUP)
-    alpha = renderer.render(parts, surface, [renderer.View(20.0, azimuth_deg, 3.2)], 64, 1)[0, ..., 3] > 127
+    form, surface, _ = make_object("porcelain", CUP)
+    alpha = renderer.render(form.parts, surface, [renderer.View(20.0, azimuth_deg, 3.2)], 64, 1)[0, ..., 3] > 127
     camera = Cameras.at(20, azimuth_deg, 3.2, renderer.FOV_DEG)
     points = torch.tensor(trimesh.sample.sample_surface(cup, 100_000, seed=0)[0], dtype=torch.float32)
     x, y, z = (torch.cat([points, torch.ones(len(points), 1)], 1) @ camera.c2w()[0].inverse().T)[:, :3].T
@@ -110,7 +110,7 @@ def test_held_out_pots_are_of_their_class_and_none_was_learned_from():
     for name in POTTERY:
         indices = held_out(name, 3)
         assert len(set(indices)) == 3 and all(i % data.HELD_OUT_EVERY == 0 for i in indices)
-        assert {make_object("porcelain", i)[0] for i in indices} == {name}
+        assert {make_object("porcelain", i)[0].name for i in indices} == {name}
 
 
 def test_one_view_again_and_again_is_consistent_and_the_last_view_has_the_first_beside_it():

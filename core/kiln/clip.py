@@ -23,7 +23,7 @@ def caption_corpus(count: int = 8000) -> list[str]:
     """Captions of imaginary objects: captions need no geometry."""
     rng = np.random.default_rng(0)
     names = list(shapes.SHAPES)
-    return [glazes.captioned(names[i % len(names)], [], rng).caption for i in range(count)]
+    return [glazes.captioned(shapes.Form(names[i % len(names)], []), rng).caption for i in range(count)]
 
 
 def new_tokenizer() -> CLIPTokenizer:

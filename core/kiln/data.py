@@ -35,14 +35,13 @@ class Views:
         return Views(self.images[index], [self.records[i] for i in index])
 
 
-def make_object(world: str, index: int):
-    """Geometry, surface and class name of one object: the ground truth behind its views."""
+def make_object(world: str, index: int) -> tuple[shapes.Form, glazes.Surface, np.random.Generator]:
+    """Form and surface of one object, the ground truth behind its views, and the generator of what else there is to decide."""
     rng = np.random.default_rng([WORLDS[world], index])
     names = list(shapes.SHAPES if world == "base" else shapes.POTTERY)
-    name = names[index % len(names)]
-    parts = shapes.build(name, rng)
-    surface = (glazes.captioned if world == "base" else glazes.porcelain)(name, parts, rng)
-    return name, parts, surface, rng
+    form = shapes.build(names[index % len(names)], rng)
+    surface = (glazes.captioned if world == "base" else glazes.porcelain)(form, rng)
+    return form, surface, rng
 
 
 def cameras(rng: np.random.Generator, photo: int, wide: int) -> list[renderer.View]:
@@ -54,11 +53,11 @@ def cameras(rng: np.random.Generator, photo: int, wide: int) -> list[renderer.Vi
 def render_shard(folder: Path, world: str, photo: int, wide: int, shard: int) -> None:
     images, records = [], []
     for index in range(shard * SHARD, (shard + 1) * SHARD):
-        name, parts, surface, rng = make_object(world, index)
+        form, surface, rng = make_object(world, index)
         views = cameras(rng, photo, wide)
-        images.append(renderer.render(parts, surface, views))
+        images.append(renderer.render(form.parts, surface, views))
         for k, view in enumerate(views):
-            records.append({"object": index, "class": name, "caption": surface.caption, **surface.labels, "photo": k < photo,
+            records.append({"object": index, "class": form.name, "caption": surface.caption, **surface.labels, "photo": k < photo,
                             "elevation_deg": view.elevation_deg, "azimuth_deg": view.azimuth_deg, "distance": view.distance})
     target = folder / f"shard-{shard:04d}"
     partial_file = target.with_suffix(".partial")

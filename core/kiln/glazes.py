@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .shapes import Part
+from .shapes import Form, Part
 
 COLOURS = {
     "red": (0.78, 0.12, 0.12), "orange": (0.93, 0.50, 0.10), "yellow": (0.93, 0.82, 0.20), "green": (0.16, 0.55, 0.22),
@@ -57,34 +57,34 @@ def pattern_mask(pattern: str, part: Part, rng: np.random.Generator, size: float
     return (np.floor(a) + np.floor(b)) % 2 == 0  # checkered
 
 
-def captioned(name: str, parts: list[Part], rng: np.random.Generator) -> Surface:
+def captioned(form: Form, rng: np.random.Generator) -> Surface:
     """A random captioned surface for the prior's world: "a glossy blue vase striped with yellow"."""
     if rng.random() < 0.22:
         substance = str(rng.choice(list(SUBSTANCES)))
         colour, reflectance, mottle = SUBSTANCES[substance]
         rgb = []
-        for part in parts:
+        for part in form.parts:
             shade = 1 + mottle * noise(part.vertices, rng, 9)
             if substance == "wooden":  # growth rings about a slightly tilted axis
                 axis = part.vertices[:, 0] * 1.0 + 0.15 * part.vertices[:, 2] + 0.05 * noise(part.vertices, rng, 3)
                 shade = shade * (1 + 0.16 * np.sin(axis * 30))
             rgb.append(np.clip(np.array(colour) * shade[:, None], 0, 1))
-        return Surface(rgb, reflectance, phrase(f"{substance} {name}", rng), {"colour": None, "pattern": "plain", "material": substance})
+        return Surface(rgb, reflectance, phrase(f"{substance} {form.name}", rng), {"colour": None, "pattern": "plain", "material": substance})
 
     finish = str(rng.choice(["glossy", "matte", ""]))
     first, second = map(str, rng.choice(list(COLOURS), 2, replace=False))
     pattern = str(rng.choice(PATTERNS, p=[0.46, 0.18, 0.18, 0.18]))
     size, upright = rng.uniform(0.22, 0.42), rng.random() < 0.4
     rgb = []
-    for part in parts:
+    for part in form.parts:
         base = np.broadcast_to(np.array(COLOURS[first]) * rng.uniform(0.9, 1.05), part.vertices.shape)
         if pattern != "plain" and part.role == "body":
             mask = pattern_mask(pattern, part, rng, size, upright)
             base = np.where(mask[:, None], COLOURS[second], base)
         rgb.append(np.clip(base, 0, 1))
-    thing = " ".join(w for w in (finish, first, name) if w)
+    thing = " ".join(w for w in (finish, first, form.name) if w)
     words = {"plain": thing, "striped": f"{thing} striped with {second}", "dotted": f"{thing} with {second} dots",
-             "checkered": f"checkered {first} and {second} {name}"}[pattern]
+             "checkered": f"checkered {first} and {second} {form.name}"}[pattern]
     reflectance = "glossy" if finish == "glossy" or (not finish and rng.random() < 0.5) else "diffuse"
     return Surface(rgb, reflectance, phrase(words, rng), {"colour": first, "pattern": pattern, "material": finish or None})
 
@@ -126,7 +126,7 @@ def motif(kind: str, part: Part, rng_size: float) -> np.ndarray:
 MOTIFS = ("scrolls", "lattice", "waves", "leaves")
 
 
-def porcelain(name: str, parts: list[Part], rng: np.random.Generator) -> Surface:
+def porcelain(form: Form, rng: np.random.Generator) -> Surface:
     """White glaze with cobalt motifs between rim bands. Images only: it has no caption."""
     white = np.array([0.93, 0.94, 0.95]) * rng.uniform(0.97, 1.0)
     cobalt = np.array([rng.uniform(0.06, 0.14), rng.uniform(0.14, 0.26), rng.uniform(0.52, 0.68)])
@@ -134,13 +134,13 @@ def porcelain(name: str, parts: list[Part], rng: np.random.Generator) -> Surface
     low, high = rng.uniform(0.1, 0.25), rng.uniform(0.78, 0.92)
     bands, limb = rng.integers(1, 4), rng.random()
     rgb = []
-    for part in parts:
+    for part in form.parts:
         v = part.uv[:, 1]
         if part.role == "limb":
             ink = np.where((v * max(2, round(part.size[1] / 0.15))) % 1 < 0.4, 0.8, 0.0) if limb < 0.35 else np.full(len(v), 0.9 * (limb > 0.8))
         else:
             height = np.where(v > 1, 2 - v, v)  # an inner wall mirrors the outer one
-            inside = (v > 1) & (name not in ("plate", "bowl"))
+            inside = (v > 1) & (form.name not in ("plate", "bowl"))
             ink = np.where((height > low) & (height < high) & ~inside, motif(kind, part, size), 0.0)
             for k in range(bands):
                 for at in (low - 0.035 - 0.075 * k, high + 0.035 + 0.075 * k):

@@ -1,9 +1,9 @@
 """Shapes of the kiln's world: surfaces of revolution, swept tubes and boxes, put together into objects.
 
-Every object is a list of `Part`s, z up, centred at the origin and inside the unit sphere.
+Every object is a `Form`: `Part`s, z up, centred at the origin and inside the unit sphere.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -21,6 +21,16 @@ class Part:
     faces: np.ndarray  # (M, 3)
     size: tuple[float, float]  # world length of the u and the v direction: patterns keep their scale
     role: str = "body"  # body: carries the pattern; limb: handles, spouts, legs, knobs
+
+
+@dataclass
+class Form:
+    """The geometry of one object and what is true of it. name: its class, one word."""
+
+    name: str
+    parts: list[Part]
+    words: tuple[str, ...] = ()  # shape words that its proportions deserve, such as "tall", of which a caption may use one
+    attributes: dict[str, str] = field(default_factory=dict)  # what else can be seen of it, such as {"hat": "hat"}: for captions and the judge
 
 
 def grid_faces(nu: int, nv: int) -> np.ndarray:
@@ -222,7 +232,7 @@ POTTERY = {f.__name__: f for f in (vase, bottle, bowl, plate, jar, cup, teapot)}
 SHAPES = POTTERY | {f.__name__: f for f in (ball, cube, cone, ring, chair, table, mushroom)}
 
 
-def build(name: str, rng: np.random.Generator) -> list[Part]:
+def build(name: str, rng: np.random.Generator) -> Form:
     """An object of the class: random proportions, random turn about z, scaled into the unit sphere."""
     parts = SHAPES[name](lambda low, high: float(rng.uniform(low, high)))
     vertices = np.concatenate([p.vertices for p in parts])
@@ -230,5 +240,5 @@ def build(name: str, rng: np.random.Generator) -> list[Part]:
     scale = 0.98 / np.linalg.norm(vertices - center, axis=1).max()
     c, s = np.cos(turn := rng.uniform(0, 2 * np.pi)), np.sin(turn)
     rotation = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-    return [replace(p, vertices=(p.vertices - center) * scale @ rotation.T, normals=p.normals @ rotation.T,
-                    size=(p.size[0] * scale, p.size[1] * scale)) for p in parts]
+    return Form(name, [replace(p, vertices=(p.vertices - center) * scale @ rotation.T, normals=p.normals @ rotation.T,
+                               size=(p.size[0] * scale, p.size[1] * scale)) for p in parts])
