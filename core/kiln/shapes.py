@@ -20,7 +20,8 @@ class Part:
     uv: np.ndarray  # (N, 2): u around, v along
     faces: np.ndarray  # (M, 3)
     size: tuple[float, float]  # world length of the u and the v direction: patterns keep their scale
-    role: str = "body"  # body: carries the pattern; limb: handles, spouts, legs, knobs
+    role: str = "body"  # body: carries the pattern; limb: handles, spouts, legs, knobs; figurines have more
+    tone: float = 1.0  # how much darker than the body a captioned surface paints it: a figurine's eyes, hair, hat
 
 
 @dataclass
@@ -29,8 +30,9 @@ class Form:
 
     name: str
     parts: list[Part]
-    words: tuple[str, ...] = ()  # shape words that its proportions deserve, such as "tall", of which a caption may use one
-    attributes: dict[str, str] = field(default_factory=dict)  # what else can be seen of it, such as {"hat": "hat"}: for captions and the judge
+    words: tuple[str, ...] = ()  # adjectives that it deserves, such as "tall" or "smiling", of which a caption may use one
+    detail: str = ""  # what a caption may say after the class, such as "wearing a hat and glasses"
+    attributes: dict[str, str] = field(default_factory=dict)  # what else the judge may read, such as {"hat": "no hat", "expression": "smiling"}
 
 
 def grid_faces(nu: int, nv: int) -> np.ndarray:
