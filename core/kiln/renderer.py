@@ -28,26 +28,23 @@ def linear_to_srgb(x: np.ndarray) -> np.ndarray:
     return np.where(x <= 0.0031308, 12.92 * x, 1.055 * np.maximum(x, 1e-8) ** (1 / 2.4) - 0.055)
 
 
+COATS = {"glossy": (0.06, 0.12), "diffuse": (0.0, 0.25), "metal": (1.0, 0.25)}  # reflectance -> its share of the light, its roughness
+
+
 def bsdf(reflectance: str) -> dict:
-    """A glaze is a clear coat over colour: `plastic` would be the natural model, but cannot read mesh attributes."""
-    colour = {"type": "mesh_attribute", "name": "vertex_color"}
-    diffuse = {"type": "diffuse", "reflectance": colour}
-    model = {
-        "glossy": {"type": "blendbsdf", "weight": 0.06, "under": diffuse,
-                   "coat": {"type": "roughconductor", "material": "none", "alpha": 0.12}},
-        "diffuse": diffuse,
-        "metal": {"type": "roughconductor", "material": "none", "alpha": 0.25, "specular_reflectance": colour},
-    }[reflectance]
-    return {"type": "twosided", "bsdf": model}
+    """A coat over colour: a glaze's is thin and clear, a metal is nothing else and has the colour. `plastic` cannot read mesh attributes."""
+    colour, (share, roughness) = {"type": "mesh_attribute", "name": "vertex_color"}, COATS[reflectance]
+    tint = {"specular_reflectance": colour} if reflectance == "metal" else {}
+    coat = {"type": "roughconductor", "material": "none", "alpha": roughness, **tint}
+    return {"type": "twosided", "id": "surface", "bsdf": {"type": "blendbsdf", "weight": share, "under": {"type": "diffuse", "reflectance": colour}, "coat": coat}}
 
 
-def load_mesh(mi, parts: list[Part], surface: Surface, model: dict):
-    """All parts as one Mitsuba mesh with normals and a linear `vertex_color`; `model` is its bsdf or emitter."""
+def load_mesh(mi, parts: list[Part], surface: Surface, material):
+    """All parts as one Mitsuba mesh with normals and a linear `vertex_color`."""
     offsets = np.cumsum([0] + [len(p.vertices) for p in parts])
     faces = np.concatenate([p.faces + o for p, o in zip(parts, offsets)])
     props = mi.Properties()
-    for key, plugin in model.items():
-        props[key] = mi.load_dict(plugin)
+    props["bsdf"] = material
     mesh = mi.Mesh("object", int(offsets[-1]), len(faces), props, has_vertex_normals=True)
     mesh.add_attribute("vertex_color", 3, srgb_to_linear(np.concatenate(surface.rgb)).astype(np.float32).ravel())
     params = mi.traverse(mesh)
@@ -58,13 +55,30 @@ def load_mesh(mi, parts: list[Part], surface: Surface, model: dict):
     return mesh
 
 
-def sensor(mi, view: View, resolution: int, samples: int) -> dict:
+def load_mitsuba(threads: int | None = None):
+    """Mitsuba, compiled for this CPU's vectors where there is LLVM (some three times as fast), else as it comes.
+
+    threads: of this process, all cores by default. LLVM before 16 cannot compile for every CPU (it aborts), so that it is not asked to.
+    """
+    import drjit
+    import mitsuba as mi
+
+    mi.set_variant("llvm_ad_rgb" if drjit.detail.llvm_version() >= (16,) else "scalar_rgb")
+    if threads:
+        drjit.set_thread_count(threads)
+    return mi
+
+
+def look_from(mi, view: View):
+    """Camera to world."""
     elevation, azimuth = np.deg2rad([view.elevation_deg, view.azimuth_deg])
     direction = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
+    return mi.ScalarTransform4f().look_at(origin=(direction * view.distance).tolist(), target=[0, 0, 0], up=[0, 0, 1])
+
+
+def sensor(mi, resolution: int, samples: int):
     return mi.load_dict({
-        "type": "perspective", "fov": FOV_DEG,
-        "to_world": mi.ScalarTransform4f().look_at(origin=(direction * view.distance).tolist(), target=[0, 0, 0], up=[0, 0, 1]),
-        "sampler": {"type": "multijitter", "sample_count": samples},
+        "type": "perspective", "fov": FOV_DEG, "sampler": {"type": "multijitter", "sample_count": samples},
         "film": {"type": "hdrfilm", "width": resolution, "height": resolution, "pixel_format": "rgba", "rfilter": {"type": "box"}},
     })
 
@@ -87,29 +101,34 @@ def denoise(rgb: np.ndarray, albedo: np.ndarray, alpha: np.ndarray, radius: int 
     return np.where(weights > 1e-6, total / np.maximum(weights, 1e-6), light) * (albedo + floor)
 
 
-def render(parts: list[Part], surface: Surface, views: list[View], resolution: int = RESOLUTION, samples: int = 9) -> np.ndarray:
-    """Views of one object, uint8 sRGB with straight alpha: (len(views), resolution, resolution, 4)."""
-    import mitsuba as mi
+def render(parts: list[Part], surface: Surface, views: list[View], resolution: int = RESOLUTION, samples: int = 16, finish=None) -> np.ndarray:
+    """Views of one object, uint8 sRGB with straight alpha: (len(views), resolution, resolution, 4).
 
-    mi.set_variant("scalar_rgb")
-    lit = mi.load_dict({
-        "type": "scene", "integrator": {"type": "path", "max_depth": 4, "hide_emitters": True},
-        "object": load_mesh(mi, parts, surface, {"bsdf": bsdf(surface.reflectance)}),
-        "sky": {"type": "constant", "radiance": {"type": "rgb", "value": 0.6}},
+    samples: a square number spreads them best. finish: `(rgb, albedo, alpha) -> rgb`, all linear, on the denoised picture.
+    """
+    mi = load_mitsuba()
+    material, camera = mi.load_dict(bsdf(surface.reflectance)), sensor(mi, resolution, samples)
+    light, colour = (mi.load_dict(x) for x in ({"type": "path", "max_depth": 4, "hide_emitters": True}, {"type": "aov", "aovs": "albedo:albedo"}))
+    scene = mi.load_dict({
+        "type": "scene", "object": load_mesh(mi, parts, surface, material), "sky": {"type": "constant", "radiance": {"type": "rgb", "value": 0.6}},
         "lamp": {"type": "sphere", "center": [2.6, -3.2, 5.0], "radius": 1.2,
                  "emitter": {"type": "area", "radiance": {"type": "rgb", "value": 8.0}}},
     })
-    colour = {"type": "mesh_attribute", "name": "vertex_color"}
-    glow = mi.load_dict({  # the object as its own lamp shows its bare colour without noise
-        "type": "scene", "integrator": {"type": "path", "max_depth": 1},
-        "object": load_mesh(mi, parts, surface, {"emitter": {"type": "area", "radiance": colour}}),
-    })
+    coat, placed = mi.traverse(material), mi.traverse(camera)
     images = []
     for i, view in enumerate(views):
-        camera = sensor(mi, view, resolution, samples)
-        rgba, bare = (np.array(mi.render(scene, sensor=camera, seed=i)) for scene in (lit, glow))
-        alpha = np.clip(rgba[..., 3:], 0, 1)
-        rgb, albedo = (x[..., :3] / np.maximum(alpha, 1e-3) for x in (rgba, bare))
-        rgb = linear_to_srgb(np.clip(denoise(rgb, albedo, alpha), 0, 1)) * (alpha > 1e-3)
+        placed["to_world"] = mi.Transform4f(look_from(mi, view))  # moved, not made anew: a compiled tracer is used again
+        placed.update()
+        found = []
+        for integrator, share in ((light, COATS[surface.reflectance][0]), (colour, 0.0)):  # the bare colour is seen without the coat
+            coat["brdf_0.weight.value"] = share
+            coat.update()
+            found.append(np.array(mi.render(scene, sensor=camera, integrator=integrator, seed=i)))
+        alpha = np.clip(found[0][..., 3:], 0, 1)
+        rgb, albedo = (x[..., :3] / np.maximum(alpha, 1e-3) for x in found)
+        rgb = denoise(rgb, albedo, alpha)
+        if finish:
+            rgb = finish(rgb, albedo, alpha)
+        rgb = linear_to_srgb(np.clip(rgb, 0, 1)) * (alpha > 1e-3)
         images.append(np.round(255 * np.concatenate([rgb, alpha], -1)).astype(np.uint8))
     return np.stack(images)
