@@ -36,7 +36,7 @@ def bsdf(reflectance: str) -> dict:
     colour, (share, roughness) = {"type": "mesh_attribute", "name": "vertex_color"}, COATS[reflectance]
     tint = {"specular_reflectance": colour} if reflectance == "metal" else {}
     coat = {"type": "roughconductor", "material": "none", "alpha": roughness, **tint}
-    return {"type": "twosided", "id": "surface", "bsdf": {"type": "blendbsdf", "weight": share, "under": {"type": "diffuse", "reflectance": colour}, "coat": coat}}
+    return {"type": "twosided", "bsdf": {"type": "blendbsdf", "weight": share, "under": {"type": "diffuse", "reflectance": colour}, "coat": coat}}
 
 
 def load_mesh(mi, parts: list[Part], surface: Surface, material):
