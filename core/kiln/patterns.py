@@ -55,14 +55,16 @@ def fraction(x: np.ndarray) -> np.ndarray:
     return x - np.floor(x)
 
 
-def girth(part: Part, v: np.ndarray) -> np.ndarray:
-    """World length around the part at heights v: of its vertex grid, or `size[0]` where the vertices are no grid."""
+def girths(part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """Heights v and the part's world length around at each: of its vertex grid, or `size[0]` where the vertices are no grid."""
     u, along = part.uv.T
     nv = int((u == u[0]).sum())
     if nv < 2 or len(u) % nv or len(part.faces) != 2 * (len(u) // nv - 1) * (nv - 1):
-        return np.full(np.shape(v), part.size[0])
-    grid, heights = (part.vertices.reshape(-1, nv, 3), along[:nv]) if u[0] == u[1] else (part.vertices.reshape(nv, -1, 3).swapaxes(0, 1), along[:: len(u) // nv])
-    return np.interp(v, heights, np.linalg.norm(np.diff(grid, axis=0), axis=2).sum(0))
+        return np.array([along.min(), along.max()]), np.full(2, part.size[0])
+    first_around = u[0] == u[1]  # of the grid's two axes
+    grid = part.vertices.reshape(-1, nv, 3) if first_around else part.vertices.reshape(nv, -1, 3).swapaxes(0, 1)
+    grid = grid[:: max(1, len(grid) // 50)]
+    return along[:nv] if first_around else along[:: len(u) // nv], np.linalg.norm(grid - np.roll(grid, 1, 0), axis=2)[1:].sum(0)
 
 
 def cells(part: Part, size: float, multiple: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -77,7 +79,7 @@ def scatter(part: Part, size: float) -> tuple[np.ndarray, np.ndarray]:
     u, v = part.uv.T
     rows = max(1, round(part.size[1] / size))
     row = np.minimum(np.floor(v * rows), math.ceil(v.max() * rows - 1e-9) - 1)
-    around = girth(part, (row + 0.5) / rows)
+    around = np.interp((row + 0.5) / rows, *girths(part))
     count = np.maximum(1, np.round(around / size))
     x = (fraction(u * count + 0.5 * (row % 2)) - 0.5) * around / count
     return np.where(around > 0.6 * size, x, size), (v * rows - row - 0.5) * part.size[1] / rows

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import map_coordinates
 
 from .glazes import Surface
-from .patterns import girth
+from .patterns import girths
 from .shapes import Form, Part
 
 SCALE = 150  # picture elements a world unit while drawing; half as many are laid on
@@ -38,7 +38,7 @@ def palette(ware: str, rng: np.random.Generator) -> Palette:
     mix = lambda a, b, t: np.asarray(a) * (1 - t) + np.asarray(b) * t
     if ware == "celadon":
         glaze = mix((0.60, 0.74, 0.64), (0.70, 0.79, 0.66), rng.random()) * rng.uniform(0.95, 1.02)
-        line, deep, wash, pale = glaze * 0.58, glaze * 0.66, glaze * 0.80, np.minimum(glaze * 1.13, 1)
+        line, deep, wash, pale = glaze * 0.48, glaze * 0.60, glaze * 0.78, np.minimum(glaze * 1.13, 1)
         return Palette(glaze, line, deep, wash, pale, wash, pale, wash, deep)
     glaze = np.array([0.93, 0.94, 0.95]) * rng.uniform(0.97, 1.0)
     if ware == "cobalt":
@@ -51,32 +51,54 @@ def palette(ware: str, rng: np.random.Generator) -> Palette:
                    mix(pink, glaze, 0.6), green, np.array([0.95, 0.78, 0.22]))
 
 
+def rgb8(colour: np.ndarray) -> tuple[int, int, int]:
+    return tuple(round(255 * min(max(float(c), 0.0), 1.0)) for c in colour)
+
+
 class Brush:
     """Draws on a band of a wall in world units: x around from 0 to `width`, where it closes, y up from 0 to `height`."""
 
     def __init__(self, image: Image.Image, colours: Palette, width: float, height: float, bottom: float = 0.0, closed: bool = True):
         self.draw, self.colours, self.width, self.height, self.closed = ImageDraw.Draw(image), colours, width, height, closed
-        self.scale = np.array([image.width / width, -SCALE])
-        self.origin = np.array([0.0, image.height - bottom * SCALE])
+        self.scale, self.origin, self.around, self.tints = (image.width / width, -SCALE), image.height - bottom * SCALE, image.width, {}
 
     def tint(self, tone) -> tuple[int, int, int]:
-        colour = getattr(self.colours, tone) if isinstance(tone, str) else tone
-        return tuple(np.clip(np.round(255 * colour), 0, 255).astype(int).tolist())
+        """8-bit sRGB of the palette's tone (its name) or of a colour."""
+        if not isinstance(tone, str):
+            return rgb8(tone)
+        if tone not in self.tints:
+            self.tints[tone] = rgb8(getattr(self.colours, tone))
+        return self.tints[tone]
+
+    def turns(self, left: float, right: float) -> list[float]:
+        """By how many picture elements to shift what reaches from left to right, to draw it again where the band closes."""
+        return [shift for shift in (-self.around, 0.0, self.around) if right + shift > 0 and left + shift < self.around] if self.closed else [0.0]
 
     def fill(self, points, tone) -> None:
-        """A polygon (n, 2) of the palette's tone (its name) or of an sRGB colour."""
-        points = np.asarray(points)
-        low, high = points[:, 0].min(), points[:, 0].max()
-        for turn in (-1, 0, 1) if self.closed else (0,):
-            if high + turn * self.width > 0 and low + turn * self.width < self.width:
-                self.draw.polygon((self.origin + (points + [turn * self.width, 0]) * self.scale).ravel().tolist(), fill=self.tint(tone))
+        """A polygon (n, 2)."""
+        points = np.asarray(points, float)
+        x, y = (points[:, 0] * self.scale[0]).tolist(), (self.origin + points[:, 1] * self.scale[1]).tolist()
+        for shift in self.turns(min(x), max(x)):
+            self.draw.polygon(list(zip([each + shift for each in x] if shift else x, y)), fill=self.tint(tone))
+
+    def bar(self, x0: float, y0: float, x1: float, y1: float, tone) -> None:
+        """An upright rectangle, of x0 < x1 and y0 < y1."""
+        left, right, top, bottom = x0 * self.scale[0], x1 * self.scale[0], self.origin + y1 * self.scale[1], self.origin + y0 * self.scale[1]
+        for shift in self.turns(left, right):
+            self.draw.rectangle((left + shift, top, max(left, right - 1) + shift, max(top, bottom - 1)), fill=self.tint(tone))
+
+    def disc(self, x: float, y: float, radius: float, tone) -> None:
+        if radius <= 0:
+            return
+        x, y, half, tall = x * self.scale[0], self.origin + y * self.scale[1], radius * self.scale[0], -radius * self.scale[1]
+        for shift in self.turns(x - half, x + half):
+            self.draw.ellipse((x + shift - half, y - tall, x + shift + half, y + tall), fill=self.tint(tone))
 
     def stroke(self, points, width=LINE, tone="line") -> None:
         """A line along points (n, 2), its width one number or one a point."""
         points = np.asarray(points, float)
-        way = np.gradient(points, axis=0)
-        side = np.stack([-way[:, 1], way[:, 0]], 1) / (np.linalg.norm(way, axis=1, keepdims=True) + 1e-9)
-        side = side * np.broadcast_to(np.asarray(width, float) / 2, len(points))[:, None]
+        way = np.concatenate([points[1:2] - points[:1], points[2:] - points[:-2], points[-1:] - points[-2:-1]])
+        side = way[:, ::-1] * [-0.5, 0.5] * (np.asarray(width, float) / (np.hypot(*way.T) + 1e-9)).reshape(-1, 1)
         self.fill(np.concatenate([points + side, (points - side)[::-1]]), tone)
 
     def shape(self, points, tone, width: float = LINE, outline="line") -> None:
@@ -85,16 +107,12 @@ class Brush:
         self.fill(points, tone)
         self.stroke(np.concatenate([points, points[:2]]), width, outline)
 
-    def disc(self, x: float, y: float, radius: float, tone) -> None:
-        t = np.linspace(0, 2 * np.pi, 18)[:-1]
-        self.fill(np.stack([x + radius * np.cos(t), y + radius * np.sin(t)], 1), tone)
-
     def clear(self, tone="glaze") -> None:
-        self.fill([(0, 0), (self.width, 0), (self.width, self.height), (0, self.height)], tone)
+        self.bar(0, 0, self.width, self.height, tone)
 
     def level(self, y: float, width: float = LINE, tone="line") -> None:
         """A line around the pot."""
-        self.fill([(0, y - width / 2), (self.width, y - width / 2), (self.width, y + width / 2), (0, y + width / 2)], tone)
+        self.bar(0, y - width / 2, self.width, y + width / 2, tone)
 
     def columns(self, width: float) -> tuple[int, float]:
         """How many units of about this width go around, and the width that closes."""
@@ -280,15 +298,12 @@ def lattice(b: Brush, rng) -> None:
         for way in (-1, 1):
             x = (k + (0.0 if way > 0 else rows)) * wide
             b.stroke([(x, 0), (x + way * rows * wide / 2, b.height / 2), (x + way * rows * wide, b.height)], 1.1 * LINE, "deep")
-    for row in range(2 * rows + 1):
+    for row in range(1, 2 * rows):
         for k in range(count):
-            x, y = (k + 0.5 * ((row + 1) % 2)) * wide + (0 if row % 2 else 0), row * tall / 2
-            x = (k + (0.0 if row % 2 else 0.5)) * wide
-            if row % 2 == 0 and not 0 < row < 2 * rows:
-                continue
+            x, y = (k + 0.5 * ((row + 1) % 2)) * wide, row * tall / 2
             for a in np.arange(4) * np.pi / 2:
-                b.disc(x + 0.085 * np.cos(a), y + 0.085 * np.sin(a), 0.05, "flower")
-            b.disc(x, y, 0.045, "heart")
+                b.disc(x + 0.06 * np.cos(a), y + 0.06 * np.sin(a), 0.042, "flower")
+            b.disc(x, y, 0.035, "heart")
 
 
 def waves(b: Brush, rng) -> None:
@@ -330,7 +345,7 @@ def landscape(b: Brush, rng) -> None:
             b.stroke(bird, 0.7 * LINE, "line")
         for dx, w, tall in ((0.12, 0.62, 0.62), (0.36, 0.6, rng.uniform(0.75, 0.92)), (0.58, 0.55, 0.5)):
             mountain(b, x0 + dx * step, 0.24 * h, w * step, (tall - 0.24) * h, rng)
-    b.fill([(0, 0), (b.width, 0), (b.width, 0.24 * h), (0, 0.24 * h)], "glaze")
+    b.bar(0, 0, b.width, 0.24 * h, "glaze")
     for k in range(count):
         x0 = k * step
         for dx, dy, w in ((0.1, 0.07, 0.2), (0.45, 0.12, 0.22), (0.3, 0.02, 0.2), (0.92, 0.05, 0.18), (0.72, 0.0, 0.2)):
@@ -407,22 +422,23 @@ def head(b: Brush, at, way, size, rng) -> None:
 
 def cranes(b: Brush, rng) -> None:
     """Cranes in flight among clouds."""
-    rows = 2 if b.height > 0.8 else 1
-    size = min(0.27, 0.42 * b.height / rows)
-    count, step = b.columns(3.4 * size)
+    rows = 2 if b.height > 0.9 else 1
+    size = min(0.38, 0.52 * b.height / rows)
+    count, step = b.columns(2.9 * size)
     for row in range(rows):
         y = b.height * (row + 0.5) / rows
         for k in range(count):
             x = (k + 0.5 * row + 0.25) * step
-            cloud(b, x + 0.5 * step, y + rng.uniform(-0.2, 0.2) * size, 0.6 * size, rng)
+            for dy in (-0.62, 0.5):
+                cloud(b, x + 0.5 * step, y + dy * size, 0.42 * size, rng)
             crane(b, x, y, size, rng)
 
 
 def fish(b: Brush, rng) -> None:
     """Carp among water weeds."""
     rows = 2 if b.height > 0.85 else 1
-    size = min(0.3, 0.42 * b.height / rows)
-    count, step = b.columns(3.0 * size)
+    size = min(0.4, 0.62 * b.height / rows)
+    count, step = b.columns(2.5 * size)
     for k in range(2 * count):
         x, t = (k + 0.1) * step / 2, np.linspace(0, 1, 12)
         for dx, tall in ((0, 0.8), (0.06, 0.55)):
@@ -491,10 +507,8 @@ def fret(b: Brush, rng) -> None:
     for k in range(count):
         x = (k + 0.08) * wide
         for (x0, y0), (x1, y1) in zip(key, key[1:]):
-            x0, x1, y0, y1 = x + x0 * wide, x + x1 * wide, y0 * h, y1 * h
-            b.fill([(min(x0, x1) - w / 2, min(y0, y1) - w / 2), (max(x0, x1) + w / 2, min(y0, y1) - w / 2),
-                    (max(x0, x1) + w / 2, max(y0, y1) + w / 2), (min(x0, x1) - w / 2, max(y0, y1) + w / 2)], "deep")
-        b.fill([(x - w / 2, 0.02 * h), (x + wide, 0.02 * h), (x + wide, 0.17 * h), (x - w / 2, 0.17 * h)], "deep")
+            b.bar(x + min(x0, x1) * wide - w / 2, min(y0, y1) * h - w / 2, x + max(x0, x1) * wide + w / 2, max(y0, y1) * h + w / 2, "deep")
+    b.bar(0, 0.02 * h, b.width, 0.18 * h, "deep")
 
 
 def petals(b: Brush, rng) -> None:
@@ -576,20 +590,19 @@ def design(rng: np.random.Generator) -> Design:
                   float(rng.uniform(0.14, 0.19)))
 
 
-def band(image: Image.Image, colours: Palette, part: Part, low: float, high: float, paint, rng, lines: str = "") -> None:
-    """Paint a wall between two heights along it, in world units, at its girth there; `lines`: where it is bordered (b, t)."""
-    v = part.uv[:, 1].min() + (low + high) / 2 / part.size[1]
-    b = Brush(image, colours, max(float(girth(part, v)), 0.1), high - low, low)
+def band(image: Image.Image, colours: Palette, width: float, low: float, high: float, paint, rng, lines: bool = False) -> None:
+    """Paint a wall between two heights along it, in world units, at its girth there; `lines` border it."""
+    b = Brush(image, colours, max(width, 0.1), high - low, low)
     b.clear()
     if paint:
         paint(b, rng)
-    for edge in lines:
-        b.level(0.0 if edge == "b" else b.height, LINE)
+    for edge in (0.0, b.height) if lines else ():
+        b.level(edge)
 
 
 def picture(width: float, height: float, colours: Palette) -> Image.Image:
     size = (int(np.clip(width * SCALE, 16, 1200)), max(4, round(height * SCALE)))
-    return Image.new("RGB", size, tuple(np.round(255 * colours.glaze).astype(int).tolist()))
+    return Image.new("RGB", size, rgb8(colours.glaze))
 
 
 def lay(image: Image.Image, x: np.ndarray, y: np.ndarray, closed: bool = True) -> np.ndarray:
@@ -612,10 +625,10 @@ def reversed_out(colours: Palette) -> Palette:
 def outside(part: Part, colours: Palette, plan: Design, main: bool, rng) -> np.ndarray:
     """A wall from foot to lip: borders, the main motif where the pot is wide, leaves on a neck."""
     length = part.size[1]
-    heights = np.linspace(0, 1, 40)
-    around = girth(part, heights)
+    heights, around = girths(part)
+    heights = (heights - heights[0]) * length
     image = picture(around.max(), length, colours)
-    paint = lambda low, high, what, lines="", c=colours: band(image, c, part, low, high, what, rng, lines)
+    paint = lambda low, high, what, lines=False, c=colours: band(image, c, float(np.interp((low + high) / 2, heights, around)), low, high, what, rng, lines)
     edge = plan.border
     if length < 0.14:
         paint(0, length, (solid, rings)[plan.limb % 2] if length > 0.05 else solid)
@@ -623,27 +636,26 @@ def outside(part: Part, colours: Palette, plan: Design, main: bool, rng) -> np.n
         paint(0, length, None)
         low = min(edge, 0.4 * length)
         paint(low, min(length, low + 0.32), (petals, scrolls, ruyi, leaves)[plan.limb] if length < 0.75 or not main else MOTIFS[plan.motif])
-        paint(0, low, plan.rim, "bt")
+        paint(0, low, plan.rim, True)
     else:
         wide = np.flatnonzero(around > 0.7 * around.max())
-        low, high = heights[wide[0]] * length, heights[wide[-1]] * length
-        low, high = max(low, 0.03), min(high, length - 0.03)
+        low, high = max(heights[wide[0]], LINE), min(heights[wide[-1]], length - LINE)
         neck = length - high
         if neck < 0.2:
-            high, neck = length - 0.03, 0.0
+            high, neck = length - LINE, 0.0
         foot = min(edge, 0.2 * (high - low))
         top = min(edge, 0.2 * (high - low))
         field = (low + foot, high - top)
-        paint(*field, MOTIFS[plan.motif], "", reversed_out(colours) if plan.reverse else colours)
+        paint(*field, MOTIFS[plan.motif], False, reversed_out(colours) if plan.reverse else colours)
         paint(0, low, None)
-        paint(low, low + foot, plan.foot, "bt")
+        paint(low, low + foot, plan.foot, True)
         if neck:
-            paint(high - top, high, plan.shoulder, "bt")
+            paint(high - top, high, plan.shoulder, True)
             rim = min(edge, 0.35 * neck)
             paint(high, length - rim, plan.neck)
-            paint(length - rim, length, plan.rim, "bt")
+            paint(length - rim, length, plan.rim, True)
         else:
-            paint(high - top, length, plan.rim, "bt")
+            paint(high - top, length, plan.rim, True)
     return lay(image, part.uv[:, 0], part.uv[:, 1] - part.uv[:, 1].min())
 
 
@@ -653,14 +665,9 @@ def inside(part: Part, colours: Palette, plan: Design, rng) -> np.ndarray:
     length = part.size[1]
     reach = (2 - v) * length  # from the middle, along the wall
     edge, centre = max(1.15 * plan.border, 0.16 * length), 0.6 * length
-    image = picture(float(girth(part, 1.1)), length, colours)
-    flip = lambda paint: paint and (lambda b, rng: paint(b, rng))
-    band(image, colours, part, 0.0, 0.05, None, rng)
-    strip = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)  # y of the strip grows from the middle to the rim
-    ring = Brush(strip, colours, float(girth(part, 1 + edge / 2 / length)), edge, length - edge - 0.03)
-    flip(plan.rim if plan.rim is not rings else fret)(ring, rng)
-    for y in (0.0, edge):
-        ring.level(y)
+    heights, around = girths(part)
+    strip = picture(around.max(), length, colours)  # its y grows from the middle to the rim
+    band(strip, colours, float(np.interp(1 + edge / 2 / length, heights, around)), length - edge - LINE, length - LINE, plan.rim, rng, True)
     walls = lay(strip, u, 2 - v)
     disc = picture(2 * centre, 2 * centre, colours)
     b = Brush(disc, colours, 2 * centre, 2 * centre, closed=False)
@@ -726,7 +733,7 @@ def limb(part: Part, colours: Palette, plan: Design, rng) -> np.ndarray:
     image = picture(max(around, 0.1), length, colours)
     b = Brush(image, colours, max(around, 0.1), length)
     if length < 0.3:
-        b.fill([(0, 0.4 * length), (around, 0.4 * length), (around, length), (0, length)], "deep")
+        b.bar(0, 0.4 * length, b.width, length, "deep")
     elif plan.limb == 0:
         for y in np.arange(0.06, length, 0.13):
             b.level(y, 0.05, "deep")
