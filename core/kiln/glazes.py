@@ -103,7 +103,7 @@ def describe(form: Form, finish: str, first: str, second: str, pattern: str, rng
             texts += [join(word, form.name, "in", finish, first)] + ([f"{join(word, first, form.name)}, {finish}"] if finish else [])
     else:
         adjective, said, things = PHRASES[pattern]
-        said, things = said.format(second), things.format(second)
+        said, things = said.format(second), things.format(second) if things.endswith("s") else with_article(things.format(second))
         both = f"{first} and {second}"
         texts = [join(word, finish, both, adjective, form.name, detail), join(word, finish, adjective, both, form.name, detail)]
         if detail.startswith("with "):
@@ -125,5 +125,8 @@ def shorten(text: str, word: str, quality: str, form: Form, rng: np.random.Gener
 
 def frame(text: str, rng: np.random.Generator) -> str:
     """The article, and now and then what kind of thing an image is."""
-    text = f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
-    return f"{rng.choice(FRAMES)} {text}" if rng.random() < SHOWN else text
+    return f"{rng.choice(FRAMES)} {with_article(text)}" if rng.random() < SHOWN else with_article(text)
+
+
+def with_article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"

@@ -17,10 +17,10 @@ PHRASES = {  # -> as an adjective, said of the object, as things on it
     "checkered": ("checkered", "checkered with {}", "{} checks"),
     "zigzagged": ("zigzagged", "zigzagged with {}", "{} zigzags"),
     "starry": ("starry", "strewn with {} stars", "{} stars"),
-    "netted": ("netted", "netted with {}", "a {} net"),
+    "netted": ("netted", "netted with {}", "{} net"),
     "swirled": ("swirled", "swirled with {}", "{} swirls"),
     "patched": ("patched", "patched with {}", "{} patches"),
-    "dipped": ("dipped", "dipped in {}", "a {} base"),
+    "dipped": ("dipped", "dipped in {}", "{} base"),
 }
 PATTERNS = ("plain", *PHRASES)
 NOUNS = {"stripes": "striped", "dots": "dotted", "checks": "checkered", "zigzags": "zigzagged", "stars": "starry", "net": "netted",
@@ -35,7 +35,7 @@ class Style:
     size: float
     upright: bool
     waves: np.ndarray  # (n, 4): three frequencies and a phase
-    level: float  # where `dipped` ends and how much is `patched`, in [0, 1]
+    level: float  # the height where `dipped` ends, or the noise where patches do
 
 
 def noise(points: np.ndarray, rng: np.random.Generator, frequency: float) -> np.ndarray:
@@ -134,7 +134,7 @@ def swirled(part: Part, style: Style) -> np.ndarray:
 
 
 def patched(part: Part, style: Style) -> np.ndarray:
-    return (superpose(part.vertices, style.waves) - 0.15 + 0.25 * style.level) / 7
+    return (superpose(part.vertices, style.waves) - style.level) / 7
 
 
 def dipped(part: Part, style: Style) -> np.ndarray:
@@ -150,5 +150,8 @@ def coverage(pattern: str, parts: list[Part], rng: np.random.Generator) -> list[
     if pattern == "dipped" and parts:
         z = np.concatenate([p.vertices[:, 2] for p in parts])
         style.level = float(z.min() + (0.35 + 0.2 * style.level) * np.ptp(z))
+    bodies = [p.vertices for p in parts if p.role == "body"]
+    if pattern == "patched" and bodies:
+        style.level = float(np.quantile(superpose(np.concatenate(bodies)[::7], style.waves), 0.5 + 0.2 * style.level))
     painted = [pattern != "plain" and (p.role == "body" or pattern == "dipped") for p in parts]
     return [np.clip(0.5 + FAMILIES[pattern](p, style) / SOFT, 0, 1) if on else np.zeros(len(p.vertices)) for p, on in zip(parts, painted)]

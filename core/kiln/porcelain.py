@@ -20,7 +20,7 @@ SHARES = {"peonies": 0.17, "scrolls": 0.11, "lattice": 0.07, "waves": 0.06, "lea
 def palette(ware: str, rng: np.random.Generator) -> Palette:
     mix = lambda a, b, t: np.asarray(a) * (1 - t) + np.asarray(b) * t
     if ware == "celadon":
-        glaze = mix((0.58, 0.79, 0.68), (0.68, 0.82, 0.64), rng.random()) * rng.uniform(0.96, 1.03)
+        glaze = mix((0.60, 0.78, 0.69), (0.69, 0.81, 0.66), rng.random()) * rng.uniform(0.96, 1.03)
         line, deep, wash, pale = glaze * (0.38, 0.56, 0.46), glaze * (0.5, 0.68, 0.58), glaze * (0.72, 0.84, 0.77), mix(glaze, (0.93, 0.98, 0.92), 0.5)
         return Palette(glaze, line, deep, wash, pale, wash, pale, wash, deep)
     glaze = np.array([0.93, 0.94, 0.95]) * rng.uniform(0.97, 1.0)
@@ -86,8 +86,9 @@ def outside(part: Part, colours: Palette, plan: Design, main: bool, rng) -> np.n
         paint(low, min(length, low + 0.32), (petals, scrolls, ruyi, leaves)[plan.limb] if length < 0.75 or not main else MOTIFS[plan.motif])
         paint(0, low, plan.rim, True)
     else:
-        wide = np.flatnonzero(around > 0.7 * around.max())
-        low, high = max(heights[wide[0]], LINE), min(heights[wide[-1]], length - LINE)
+        narrow, widest = np.flatnonzero(around <= 0.7 * around.max()), int(around.argmax())
+        low = max(heights[max([i for i in narrow if i < widest], default=0)], LINE)
+        high = min(heights[min([i for i in narrow if i > widest], default=-1)], length - LINE)
         neck = length - high
         if neck < 0.2:
             high, neck = length - LINE, 0.0
@@ -95,7 +96,9 @@ def outside(part: Part, colours: Palette, plan: Design, main: bool, rng) -> np.n
         top = min(edge, 0.2 * (high - low))
         field = (low + foot, high - top)
         paint(*field, MOTIFS[plan.motif], False, reversed_out(colours) if plan.reverse else colours)
-        paint(0, low, None)
+        paint(0, low, plan.neck if low > 0.2 else None)
+        if low > 0.2:
+            paint(0, 0.07, solid)
         paint(low, low + foot, plan.foot, True)
         if neck:
             paint(high - top, high, plan.shoulder, True)
