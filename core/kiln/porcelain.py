@@ -20,7 +20,7 @@ SHARES = {"peonies": 0.17, "scrolls": 0.11, "lattice": 0.07, "waves": 0.06, "lea
 def palette(ware: str, rng: np.random.Generator) -> Palette:
     mix = lambda a, b, t: np.asarray(a) * (1 - t) + np.asarray(b) * t
     if ware == "celadon":
-        glaze = mix((0.60, 0.78, 0.69), (0.69, 0.81, 0.66), rng.random()) * rng.uniform(0.96, 1.03)
+        glaze = mix((0.62, 0.76, 0.68), (0.70, 0.79, 0.66), rng.random()) * rng.uniform(0.96, 1.03)
         line, deep, wash, pale = glaze * (0.38, 0.56, 0.46), glaze * (0.5, 0.68, 0.58), glaze * (0.72, 0.84, 0.77), mix(glaze, (0.93, 0.98, 0.92), 0.5)
         return Palette(glaze, line, deep, wash, pale, wash, pale, wash, deep)
     glaze = np.array([0.93, 0.94, 0.95]) * rng.uniform(0.97, 1.0)
@@ -70,6 +70,18 @@ def reversed_out(colours: Palette) -> Palette:
     return Palette(colours.deep, colours.glaze, colours.glaze, colours.pale, colours.wash, colours.glaze, colours.pale, colours.pale, colours.deep)
 
 
+def field(heights: np.ndarray, around: np.ndarray) -> tuple[float, float]:
+    """Where a wall is wide: the heights between which its girth stays near its largest, a third of the wall or more."""
+    widest = int(around.argmax())
+    for share in (0.7, 0.5, 0.0):
+        narrow = np.flatnonzero(around <= share * around.max())
+        low = max(float(heights[narrow[narrow < widest].max(initial=0)]), LINE)
+        high = min(float(heights[narrow[narrow > widest].min(initial=len(heights) - 1)]), float(heights[-1]) - LINE)
+        if high - low > 0.34 * heights[-1]:
+            break
+    return low, high
+
+
 def outside(part: Part, colours: Palette, plan: Design, main: bool, rng) -> np.ndarray:
     """A wall from foot to lip: borders, the main motif where the pot is wide, leaves on a neck."""
     length = part.size[1]
@@ -86,16 +98,13 @@ def outside(part: Part, colours: Palette, plan: Design, main: bool, rng) -> np.n
         paint(low, min(length, low + 0.32), (petals, scrolls, ruyi, leaves)[plan.limb] if length < 0.75 or not main else MOTIFS[plan.motif])
         paint(0, low, plan.rim, True)
     else:
-        narrow, widest = np.flatnonzero(around <= 0.7 * around.max()), int(around.argmax())
-        low = max(heights[max([i for i in narrow if i < widest], default=0)], LINE)
-        high = min(heights[min([i for i in narrow if i > widest], default=-1)], length - LINE)
+        low, high = field(heights, around)
         neck = length - high
         if neck < 0.2:
             high, neck = length - LINE, 0.0
         foot = min(edge, 0.2 * (high - low))
         top = min(edge, 0.2 * (high - low))
-        field = (low + foot, high - top)
-        paint(*field, MOTIFS[plan.motif], False, reversed_out(colours) if plan.reverse else colours)
+        paint(low + foot, high - top, MOTIFS[plan.motif], False, reversed_out(colours) if plan.reverse else colours)
         paint(0, low, plan.neck if low > 0.2 else None)
         if low > 0.2:
             paint(0, 0.07, solid)
@@ -190,6 +199,8 @@ def porcelain(form: Form, rng: np.random.Generator) -> Surface:
     for part in form.parts:
         if part.role != "body":
             paint = limb(part, colours, plan, rng)
+        elif part.normals[:, 2].mean() < -0.8:  # the underside of a plate
+            paint = np.broadcast_to(colours.glaze, part.vertices.shape)
         elif part.uv[:, 1].max() <= 1 + 1e-9:
             paint = outside(part, colours, plan, part.size[0] * part.size[1] > 0.5 * largest, rng)
         elif shows_inside(part):
