@@ -20,11 +20,11 @@ PHRASES = {  # -> as an adjective, said of the object, as things on it
     "netted": ("netted", "netted with {}", "{} net"),
     "swirled": ("swirled", "swirled with {}", "{} swirls"),
     "patched": ("patched", "patched with {}", "{} patches"),
-    "dipped": ("dipped", "dipped in {}", "{} base"),
+    "dipped": ("dipped", "dipped in {}", "{} half"),
 }
 PATTERNS = ("plain", *PHRASES)
 NOUNS = {"stripes": "striped", "dots": "dotted", "checks": "checkered", "zigzags": "zigzagged", "stars": "starry", "net": "netted",
-         "swirls": "swirled", "patches": "patched", "base": "dipped"}  # what a prompt may say in place of the adjective
+         "swirls": "swirled", "patches": "patched", "half": "dipped"}  # what a prompt may say in place of the adjective
 GROUNDED = ("plain", "dotted", "starry", "netted")  # where the first colour is plainly the ground, the second a motif on it
 
 
@@ -35,6 +35,7 @@ class Style:
     size: float
     upright: bool
     waves: np.ndarray  # (n, 4): three frequencies and a phase
+    axis: int  # along which an object is `dipped`: 0 or 2
     level: float  # the height where `dipped` ends, or the noise where patches do
 
 
@@ -138,7 +139,9 @@ def patched(part: Part, style: Style) -> np.ndarray:
 
 
 def dipped(part: Part, style: Style) -> np.ndarray:
-    return np.where(part.uv[:, 1] <= 1, style.level - part.vertices[:, 2], -1.0)  # the inside of a vessel stays dry
+    """What was held in paint upright, with a dry inside, or, if it is wide and low, sideways: its base would not be seen."""
+    depth = style.level - part.vertices[:, style.axis]
+    return depth if style.axis == 0 else np.where(part.uv[:, 1] <= 1, depth, -1.0)
 
 
 FAMILIES = {f.__name__: f for f in (striped, dotted, checkered, zigzagged, starry, netted, swirled, patched, dipped)}
@@ -146,10 +149,12 @@ FAMILIES = {f.__name__: f for f in (striped, dotted, checkered, zigzagged, starr
 
 def coverage(pattern: str, parts: list[Part], rng: np.random.Generator) -> list[np.ndarray]:
     """How much of the second colour the vertices of each part take, in [0, 1]: (N,) a part. Limbs stay plain, unless all is dipped."""
-    style = Style(float(rng.uniform(0.28, 0.42)), bool(rng.random() < 0.4), random_waves(rng, 4.6), float(rng.random()))
+    style = Style(float(rng.uniform(0.28, 0.42)), bool(rng.random() < 0.4), random_waves(rng, 4.6), 2, float(rng.random()))
     if pattern == "dipped" and parts:
-        z = np.concatenate([p.vertices[:, 2] for p in parts])
-        style.level = float(z.min() + (0.35 + 0.2 * style.level) * np.ptp(z))
+        vertices = np.concatenate([p.vertices for p in parts])
+        extent = np.ptp(vertices, axis=0)
+        style.axis = 2 if extent[2] > 0.5 * extent[:2].max() else 0
+        style.level = float(vertices[:, style.axis].min() + (0.35 + 0.2 * style.level) * extent[style.axis])
     bodies = [p.vertices for p in parts if p.role == "body"]
     if pattern == "patched" and bodies:
         style.level = float(np.quantile(superpose(np.concatenate(bodies)[::7], style.waves), 0.5 + 0.2 * style.level))
