@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..errors import UserError
-from . import glazes, renderer, shapes
+from . import glazes, porcelain, renderer, shapes
 
 WORLDS = {"base": 1, "porcelain": 2}  # -> the seed's first word
 SHARD = 24  # objects; a killed run loses one shard a worker
@@ -40,7 +40,7 @@ def make_object(world: str, index: int) -> tuple[shapes.Form, glazes.Surface, np
     rng = np.random.default_rng([WORLDS[world], index])
     names = list(shapes.SHAPES if world == "base" else shapes.POTTERY)
     form = shapes.build(names[index % len(names)], rng)
-    surface = (glazes.captioned if world == "base" else glazes.porcelain)(form, rng)
+    surface = (glazes.captioned if world == "base" else porcelain.porcelain)(form, rng)
     return form, surface, rng
 
 
