@@ -39,7 +39,8 @@ def make_object(world: str, index: int) -> tuple[shapes.Form, glazes.Surface, np
     """Form and surface of one object, the ground truth behind its views, and the generator of what else there is to decide."""
     rng = np.random.default_rng([WORLDS[world], index])
     names = list(shapes.SHAPES if world == "base" else shapes.POTTERY)
-    form = shapes.build(names[index % len(names)], rng)
+    name = names[index % len(names)]
+    form = shapes.build(name, shapes.SHAPES[name], rng)
     surface = (glazes.captioned if world == "base" else glazes.porcelain)(form, rng)
     return form, surface, rng
 

@@ -14,15 +14,15 @@ from scipy.ndimage import map_coordinates
 
 from .shapes import Form, Part, grid_faces, sweep
 
-HEADS_SEEN_FROM = (-70.0, 70.0)  # azimuths: further round, an expression is out of sight
+HEADS_SEEN_FROM = (-60.0, 60.0)  # azimuths: further round, an expression is out of sight
 ANIMALS_SEEN_FROM = (-180.0, 180.0)
 SPACING = 0.03  # of the grid that bodies are meshed on: 1.6 pixels of a 128 px view
 FAR = 1e3
 
-# How light a one-coloured figurine shows what its parts play.
-TONES = {"hair": 0.45, "brow": 0.3, "eye": 1.3, "iris": 0.4, "pupil": 0.12, "glint": 1.6, "lip": 0.55, "mouth": 0.2, "teeth": 1.5, "beard": 0.45,
-         "hat": 0.65, "band": 0.3, "glasses": 0.15, "shirt": 0.8, "nose": 0.2, "inner ear": 0.65, "hoof": 0.4, "beak": 0.6, "foot": 0.6,
-         "tusk": 1.4, "tuft": 0.4, "muzzle": 1.15, "belly": 1.1}
+# How light each role is in a one-coloured figurine; more than 1 is paler than the body.
+TONES = {"hair": 0.45, "brow": 0.22, "eye": 2.2, "iris": 0.4, "pupil": 0.1, "glint": 3.0, "lip": 0.4, "mouth": 0.12, "teeth": 2.5, "beard": 0.4,
+         "hat": 0.65, "band": 0.3, "glasses": 0.12, "lens": 0.12, "shirt": 0.8, "nose": 0.15, "ear": 0.85, "inner ear": 0.6, "hoof": 0.4, "beak": 0.55, "foot": 0.55,
+         "tusk": 1.8, "tuft": 0.35, "mane": 0.5, "muzzle": 1.15}
 
 
 @dataclass
@@ -212,7 +212,7 @@ def either(u, *choices):
 
 # ---------------------------------------------------------------------------------------------------------------------------- heads
 
-HAIR = ("bald", "short", "fringe", "bob", "long", "afro", "bun", "mohawk")
+HAIR = ("bald", "short", "fringe", "bob", "long", "afro", "pigtails", "spiky", "mohawk")
 
 
 def skull(u) -> tuple[list[Solid], dict]:
@@ -229,36 +229,52 @@ def skull(u) -> tuple[list[Solid], dict]:
     return solids, {"w": w, "jaw": jaw}
 
 
+def combed(u, solid: Solid, depth: float) -> Solid:
+    """The solid with locks that run down from the crown, so that hair is no cap."""
+    count, swirl, wave, plain = round(u(13, 20)), u(-3, 3), u(0, 6.28), solid.distance
+
+    def distance(x, y, z):
+        around = np.arctan2(y, x + 0.06)
+        return plain(x, y, z) - np.float32(depth) * np.sin(count * around + swirl * z + 1.5 * np.sin(3 * around + wave))
+
+    return replace(solid, distance=distance, low=solid.low - depth, high=solid.high + depth)
+
+
 def hair(u, cut: str, w: float, under_hat: bool) -> list[Part]:
-    """A shell about the skull, cut free of the face."""
-    g, t = GROUND, 0.03 if under_hat else {"afro": u(0.14, 0.22)}.get(cut, u(0.05, 0.09))
-    cap = g.egg((-0.06, 0, 0.13), (0.46 + t, 0.41 * w + t, 0.46 + t))
-    line = u(-0.04, 0.04)
+    """A shell of locks about the skull, cut free of the face."""
+    g, t, line = GROUND, 0.03 if under_hat else {"afro": u(0.14, 0.22)}.get(cut, u(0.06, 0.09)), u(-0.04, 0.04)
+    cap = combed(u, g.egg((-0.06, 0, 0.13), (0.46 + t, 0.41 * w + t, 0.46 + t)), 0.0 if under_hat else 0.03)
     face = g.egg((0.58, 0, -0.10 + line), (0.56, 0.40 * w, 0.50), blend=0.04)
     if cut == "mohawk":
         return Lump([g.egg((-0.08, 0, 0.22), (0.50, 0.08, 0.58 + u(0, 0.1)))], [face], floor=0.0).parts("hair")
     if cut in ("bob", "long"):
         end = u(-0.42, -0.3) if cut == "bob" else u(-0.85, -0.7)
-        solids = [cap, g.egg((-0.16, 0, -0.05), (0.40, 0.45 * w + t, 0.5)),
+        solids = [cap, combed(u, g.egg((-0.16, 0, -0.05), (0.40, 0.45 * w + t, 0.5)), 0.02),
                   *(g.limb((-0.06, s * 0.40 * w, 0.1), (-0.08, s * (0.42 * w + 0.02), end + 0.1), 0.10 + t / 2, 0.12 + t / 2) for s in (-1, 1)),
-                  g.limb((-0.25, 0, 0.0), (-0.27, 0, end + 0.12), 0.26, 0.24, blend=0.15)]
+                  combed(u, g.limb((-0.25, 0, 0.0), (-0.27, 0, end + 0.12), 0.26, 0.24, blend=0.15), 0.02)]
         if u(0, 1) < 0.5:
             face = g.egg((0.62, 0, -0.24 + line), (0.60, 0.36 * w, 0.52), blend=0.04)  # a fringe hangs lower
         return Lump(solids, [face], floor=end).parts("hair")
     # Short ones end along a plane from the forehead down to the nape, a huge ball's side.
-    nape = g.egg((1.98, 0, -2.02 + line), 2.74, blend=0.05)
-    if cut == "fringe":
-        nape, face = g.egg((1.90, 0, -2.14 + line), 2.74, blend=0.05), g.egg((0.60, 0, -0.22 + line), (0.58, 0.38 * w, 0.5), blend=0.04)
-    solids = [cap]
+    nape = g.egg((1.90, 0, -2.14 + line) if cut == "fringe" else (1.98, 0, -2.02 + line), 2.74, blend=0.05)
+    solids, stuck = [cap], []
     if cut == "afro":
-        golden = np.arange(60) * 2.39996
-        z = np.linspace(-0.5, 1, 60)
+        golden, z = np.arange(60) * 2.39996, np.linspace(-0.5, 1, 60)
         ring = np.sqrt(1 - z**2)
         curls = np.stack([ring * np.cos(golden) * (0.44 + t), ring * np.sin(golden) * (0.38 * w + t), z * (0.44 + t)], 1) + [-0.08, 0, 0.15]
         solids += [g.egg(c, u(0.10, 0.13), blend=0.03) for c in curls]
-    if cut == "bun" and not under_hat:
-        solids.append(g.egg((-0.22, 0, 0.13 + 0.5 + t), u(0.15, 0.2), blend=0.04))
-    return Lump(solids, [nape]).parts("hair")
+    if cut == "spiky" and not under_hat:
+        golden, z = np.arange(34) * 2.39996, np.linspace(0.05, 0.99, 34)
+        out = np.stack([np.sqrt(1 - z**2) * np.cos(golden), np.sqrt(1 - z**2) * np.sin(golden), z], 1)
+        length = u(0.16, 0.26)
+        solids += [g.limb(c := o * (0.46, 0.41 * w, 0.46) + (-0.06, 0, 0.13), c + length * o + (-0.03, 0, 0.05), 0.09, 0.02, blend=0.03) for o in out]
+    if cut == "pigtails":
+        drop = u(0.1, 0.45)
+        for s in (-1, 1):
+            tie = np.array([-0.12, s * (0.41 * w + t), 0.10])
+            path = [tie, tie + (-0.02, s * 0.13, 0.0), tie + (-0.02, s * 0.19, -0.15), tie + (0, s * 0.16, -0.25 - drop)]
+            stuck += [g.ball(tie, (0.07, 0.06, 0.07), "band"), g.tube(path, [0.05, 0.12, 0.12, 0.04], "hair")]
+    return Lump(solids, [nape]).parts("hair") + stuck
 
 
 def beard(u, face: Lump, w: float, jaw: float, mouth: float) -> list[Part]:
@@ -317,7 +333,7 @@ def glasses(u, eyes: np.ndarray) -> list[Part]:
     theta = np.linspace(0, 2 * np.pi, 25)
     c, s = np.cos(theta), np.sin(theta)
     if square:
-        c, s = (np.sign(v) * abs(v) ** 0.45 for v in (c, s))
+        c, s = (np.sign(v) * abs(v) ** 0.6 for v in (c, s))
     for eye in eyes:
         side = np.sign(eye[1])
         rim = np.stack([x - 0.25 * abs(c * a) * (np.sign(c) == side), eye[1] + a * c, eye[2] + b * s], 1)  # wraps about the face a little
@@ -326,11 +342,11 @@ def glasses(u, eyes: np.ndarray) -> list[Part]:
             center = np.array([x - 0.01, eye[1], eye[2]])
             lens = center + np.linspace(0, 1, 6)[None, :, None] * (rim - center)[:, None]
             uv = np.stack(np.meshgrid(theta / 6.2832, np.linspace(0, 1, 6), indexing="ij"), -1).reshape(-1, 2)
-            parts.append(Part(lens.reshape(-1, 3), np.tile([1.0, 0, 0], (150, 1)), uv, grid_faces(25, 6)[:, ::-1], (a, b), "lens", TONES["glasses"]))
+            parts.append(Part(lens.reshape(-1, 3), np.tile([1.0, 0, 0], (150, 1)), uv, grid_faces(25, 6)[:, ::-1], (a, b), "lens", TONES["lens"]))
         parts.append(g.tube([(x - 0.02, eye[1] + side * a, eye[2] + 0.02), (x - 0.22, side * 0.42, eye[2] + 0.02), (-0.04, side * 0.47, eye[2] + 0.03)],
                             tube * 0.9, "glasses"))
-    inner = abs(eyes[0, 1]) - a
-    return [*parts, g.tube([(x, -inner, eyes[0, 2] + 0.02), (x + 0.01, 0, eyes[0, 2] + 0.045), (x, inner, eyes[0, 2] + 0.02)], tube * 0.9, "glasses")]
+    inner = max(abs(eyes[0, 1]) - a, 0.0) + 0.02
+    return [*parts, g.tube([(x, -inner, eyes[0, 2] + 0.02), (x, 0, eyes[0, 2] + 0.02 + 0.5 * inner), (x, inner, eyes[0, 2] + 0.02)], tube * 0.9, "glasses")]
 
 
 def mouth_of(face: Lump, expression: str, z: float, u) -> list[Part]:
@@ -405,30 +421,27 @@ def describe(has: dict[str, bool]) -> str:
 # -------------------------------------------------------------------------------------------------------------------------- animals
 
 
-def on_four(u, length, girth, leg, thick, chest=1.0, foot="paw", belly=True) -> list[Solid]:
-    """A torso along x on four legs; it stands on z = 0. `length` is half the torso's, `girth` its radius."""
+def on_four(u, length, girth, leg, thick, chest=1.0, foot="paw", limbs="body") -> list[Solid]:
+    """A torso along x on four legs of role `limbs`; it stands on z = 0. `length` is half the torso's, `girth` its radius."""
     g, h = GROUND, leg + girth * 0.75
     solids = [g.limb((-length + girth, 0, h), (length - girth, 0, h + 0.02), girth, girth * chest, blend=0.1)]
-    if belly:
-        solids.append(g.egg((0, 0, h - 0.3 * girth), (length * 0.85, girth * 0.72, girth * 0.76), "belly", 0.04))
     stride = u(-0.08, 0.08)
     for side in (-1, 1):
         for end, swing in ((-1, stride * side), (1, -stride * side)):
             x, y = end * (length - 0.75 * girth), side * (girth - 0.8 * thick)
-            solids += [g.limb((x, y, h - 0.2 * girth), (x + swing, y, 1.1 * thick), 1.25 * thick, thick, "leg", 0.07),
+            solids += [g.limb((x, y, h - 0.2 * girth), (x + swing, y, 1.1 * thick), 1.25 * thick, thick, limbs, 0.07),
                        g.egg((x + swing + 0.25 * thick, y, 0.7 * thick), (1.25 * thick, 1.05 * thick, 0.7 * thick), foot, 0.03)]
     return solids
 
 
-def sitting_up(u, girth, belly=True) -> list[Solid]:
+def sitting_up(u, girth) -> list[Solid]:
     """Upright on its haunches, front paws on the ground."""
     g, lean = GROUND, u(0.02, 0.12)
     solids = [g.egg((-0.06, 0, 0.36), (0.34 * girth, 0.32 * girth, 0.36), blend=0.1), g.egg((lean, 0, 0.66), (0.24 * girth, 0.23 * girth, 0.30), blend=0.15)]
-    if belly:
-        solids.append(g.egg((lean + 0.05, 0, 0.56), (0.225 * girth, 0.17 * girth, 0.3), "belly", 0.04))
     for s in (-1, 1):
-        solids += [g.egg((-0.02, s * 0.27 * girth, 0.22), (0.28, 0.14, 0.23), "leg", 0.05), g.egg((0.26, s * 0.29 * girth, 0.08), (0.18, 0.10, 0.08), "paw", 0.04),
-                   g.limb((lean + 0.14, s * 0.15, 0.62), (lean + 0.26, s * 0.14, 0.1), 0.10, 0.08, "leg", 0.05),
+        solids += [g.egg((-0.02, s * 0.27 * girth, 0.22), (0.28, 0.14, 0.23), blend=0.05),
+                   g.egg((0.26, s * 0.29 * girth, 0.08), (0.18, 0.10, 0.08), "paw", 0.04),
+                   g.limb((lean + 0.14, s * 0.15, 0.62), (lean + 0.26, s * 0.14, 0.1), 0.10, 0.08, blend=0.05),
                    g.egg((lean + 0.31, s * 0.14, 0.07), (0.13, 0.09, 0.07), "paw", 0.03)]
     return solids
 
@@ -436,7 +449,7 @@ def sitting_up(u, girth, belly=True) -> list[Solid]:
 def sitting_down(u, girth) -> list[Solid]:
     """On its bottom, legs to the front, as a toy bear sits."""
     g, spread, arm = GROUND, u(0.14, 0.3), u(-0.1, 0.15)
-    solids = [g.egg((0, 0, 0.42), (0.34 * girth, 0.37 * girth, 0.42)), g.egg((0.10, 0, 0.40), (0.27 * girth, 0.28 * girth, 0.32), "belly", 0.04)]
+    solids = [g.egg((0, 0, 0.42), (0.34 * girth, 0.37 * girth, 0.42)), g.egg((0.10, 0, 0.40), (0.27 * girth, 0.28 * girth, 0.32), blend=0.04)]
     for s in (-1, 1):
         solids += [g.limb((0.1, s * 0.24, 0.15), (0.48, s * (0.24 + spread), 0.15), 0.16, 0.15, "leg", 0.05),
                    g.egg((0.60, s * (0.27 + spread), 0.19), (0.09, 0.16, 0.19), "paw", 0.03),
@@ -517,7 +530,7 @@ def cat(u) -> Form:
 
 
 def dog(u) -> Form:
-    girth, sits, snout, pricked = u(0.85, 1.25), u(0, 1) < 0.45, u(0.32, 0.46), u(0, 1) < 0.2
+    girth, sits, snout = u(0.85, 1.25), u(0, 1) < 0.45, u(0.32, 0.46)
     leg = u(0.3, 0.5)
     solids = sitting_up(u, girth) if sits else on_four(u, 0.6, 0.23 * girth, leg, 0.09, chest=1.1)
     high = leg + 0.55
@@ -529,18 +542,16 @@ def dog(u) -> Form:
     parts = [*eyes_on(p, (0.27, 0.25, 0.25), 33, 20, 0.05), p.ball(tip, (0.055, 0.07, 0.05), "nose")]
     if u(0, 1) < 0.4:
         parts.append(p.ball((snout + 0.02, 0.02, -0.21), (0.05, 0.055, 0.09), "lip", (0, 20, 0)))
-    if pricked:
-        parts += ears_of(p, SPIKE, (-0.04, 0.14, 0.14), (0.06, 0.10, 0.27), (15, 0, -12))
-    else:
-        parts += ears_of(p, BALL, (-0.03, 0.255, -0.06), (0.11, 0.055, u(0.2, 0.3)), (10, u(-10, 15), 14), inner=0)
+    parts += ears_of(p, BALL, (-0.03, 0.255, -0.06), (0.11, 0.055, u(0.2, 0.3)), (10, u(-10, 15), 14), inner=0)
     x, z = (-0.32, 0.2) if sits else (-0.52, leg + 0.25)
-    parts.append(GROUND.tube([(x, 0, z), (x - 0.16, 0, z + 0.12), (x - 0.22, 0, z + u(0.25, 0.4)), (x - u(0.1, 0.25), 0, z + 0.48)], [0.075, 0.065, 0.055, 0.04], "tail"))
+    tail = [(x, 0, z), (x - 0.16, 0, z + 0.12), (x - 0.22, 0, z + u(0.25, 0.4)), (x - u(0.1, 0.25), 0, z + 0.48)]
+    parts.append(GROUND.tube(tail, [0.075, 0.065, 0.055, 0.04], "tail"))
     return animal("dog", solids, parts, stout(girth, 1.13), "sitting" if sits else "")
 
 
 def bear(u) -> Form:
     girth, sits = u(0.88, 1.25), u(0, 1) < 0.65
-    solids = sitting_down(u, girth) if sits else on_four(u, 0.66, 0.34 * girth, 0.24, 0.145, chest=0.95)
+    solids = sitting_down(u, girth) if sits else on_four(u, 0.66, 0.34 * girth, 0.24, 0.145, chest=0.95, limbs="leg")
     p = looking(u, (0.04, 0, 1.02) if sits else (0.74, 0, 0.66), 1.0, 25 if sits else 35)
     solids += [p.egg((0, 0, 0), (0.30, 0.33, 0.30), "head", 0.06), p.egg((0.25, 0, -0.09), (0.15, 0.15, 0.12), "muzzle", 0.03)]
     if not sits:
@@ -566,8 +577,8 @@ def pig(u) -> Form:
 
 
 def elephant(u) -> Form:
-    girth, ear = u(0.9, 1.2), u(0.9, 1.2)
-    solids = on_four(u, 0.66, 0.40 * girth, u(0.34, 0.46), 0.155, foot="leg", belly=False)
+    girth, ear, flare = u(0.9, 1.2), u(0.95, 1.2), u(28, 55)
+    solids = on_four(u, 0.66, 0.40 * girth, u(0.34, 0.46), 0.155, foot="body")
     top = max(s.high[2] for s in solids)
     p = looking(u, (0.68, 0, top + 0.02), 1.0, 25)
     raised = u(0, 1) < 0.4
@@ -575,7 +586,7 @@ def elephant(u) -> Form:
              else [(0.22, 0, -0.10), (0.42, 0, -0.30), (0.46, 0, -0.56), (0.50, 0, -0.76), (0.64, 0, -0.84)])
     solids += [p.egg((0, 0, 0), (0.33, 0.31, 0.35), "head", 0.1), p.egg((0.02, 0, -0.22), (0.26, 0.22, 0.2), "head", 0.08),
                *(p.limb(a, b, 0.15 - 0.02 * k, 0.13 - 0.02 * k, "head", 0.06) for k, (a, b) in enumerate(zip(trunk, trunk[1:]))),
-               *(p.egg((-0.12, s * 0.44, -0.02), (0.055, 0.30 * ear, 0.36 * ear), "ear", 0.05, (s * u(15, 40), 0, 0)) for s in (-1, 1))]
+               *(p.egg((-0.24, s * 0.42, -0.02), (0.055, 0.32 * ear, 0.38 * ear), "ear", 0.05, (s * flare, 0, 0)) for s in (-1, 1))]
     parts = eyes_on(p, (0.33, 0.31, 0.35), 40, 8, 0.045)
     parts += [p.tube([(0.24, s * 0.15, -0.22), (0.40, s * 0.19, -0.36), (0.56, s * 0.19, -0.32)], [0.05, 0.045, 0.02], "tusk") for s in (-1, 1)]
     parts += [GROUND.tube([(-0.62, 0, top - 0.22), (-0.74, 0, top - 0.4), (-0.74, 0, top - 0.62)], 0.03, "tail"),
@@ -586,10 +597,11 @@ def elephant(u) -> Form:
 def duck(u) -> Form:
     g, girth, swims, neck = GROUND, u(0.88, 1.2), u(0, 1) < 0.45, u(0.28, 0.48)
     z = 0.27 * girth if swims else 0.50
-    solids = [g.egg((0, 0, z), (0.50, 0.34 * girth, 0.28 * girth), turn=(0, 6, 0)), g.limb((-0.38, 0, z + 0.08), (-0.62, 0, z + u(0.18, 0.32)), 0.14, 0.05, "tail", 0.1)]
+    solids = [g.egg((0, 0, z), (0.50, 0.34 * girth, 0.28 * girth), turn=(0, 6, 0)),
+              g.limb((-0.38, 0, z + 0.08), (-0.62, 0, z + u(0.18, 0.32)), 0.14, 0.05, "tail", 0.1)]
     p = looking(u, (0.36, 0, z + 0.26 + neck), 1.0, 40)
     solids += [g.limb((0.32, 0, z + 0.08), p.origin, 0.17, 0.13, "neck", 0.1), p.egg((0, 0, 0), (0.23, 0.21, 0.22), "head", 0.05),
-               *(g.egg((-0.08, s * 0.30 * girth, z + 0.06), (0.38, 0.09, 0.19), "wing", 0.02, (s * 6, -6, 0)) for s in (-1, 1))]
+               *(g.egg((-0.08, s * 0.30 * girth, z + 0.06), (0.38, 0.09, 0.19), blend=0.02, turn=(s * 6, -6, 0)) for s in (-1, 1))]
     parts = [*eyes_on(p, (0.23, 0.21, 0.22), 45, 18, 0.045), p.ball((0.29, 0, -0.03), (0.21, 0.125, 0.045), "beak", (0, -4, 0)),
              p.ball((0.26, 0, -0.085), (0.16, 0.105, 0.035), "beak", (0, -12, 0)), p.ball((0.2, 0, 0.0), (0.11, 0.09, 0.07), "beak")]
     if not swims:
@@ -601,7 +613,7 @@ def duck(u) -> Form:
 
 def giraffe(u) -> Form:
     g, leg, neck, lean = GROUND, u(0.62, 0.85), u(0.75, 1.1), u(0.12, 0.38)
-    solids = on_four(u, 0.46, 0.23, leg, 0.075, chest=1.05, foot="hoof", belly=False)
+    solids = on_four(u, 0.46, 0.23, leg, 0.075, chest=1.05, foot="hoof")
     base = np.array([0.30, 0, leg + 0.22])
     p = looking(u, base + (lean, 0, neck), 1.15, 40)
     solids += [g.limb(base, p.origin, 0.17, 0.10, "body", 0.12), p.egg((0, 0, 0), (0.18, 0.14, 0.15), "head", 0.05),
@@ -610,9 +622,10 @@ def giraffe(u) -> Form:
     parts = [g.tube([base + back + (-0.03, 0, 0.08), base + back + (lean * 0.5, 0, neck * 0.5), p.origin + (-0.10, 0, 0.06)], [0.05, 0.06, 0.05], "mane"),
              *eyes_on(p, (0.18, 0.15, 0.15), 52, 18, 0.042), *ears_of(p, BALL, (-0.06, 0.21, 0.08), (0.035, 0.14, 0.06), (15, 0, 20), inner=0.6)]
     for s in (-1, 1):
-        parts += [p.tube([(-0.02, s * 0.06, 0.1), (-0.05, s * 0.07, 0.19), (-0.06, s * 0.075, 0.26)], 0.028, "head"), p.ball((-0.06, s * 0.075, 0.28), 0.045, "tuft"),
-                  p.ball((0.385, s * 0.04, -0.085), 0.02, "nose")]
-    parts += [g.tube([(-0.44, 0, leg + 0.25), (-0.54, 0, leg + 0.05), (-0.53, 0, leg - 0.12)], 0.026, "tail"), g.ball((-0.53, 0, leg - 0.2), (0.045, 0.045, 0.1), "tuft")]
+        parts += [p.tube([(-0.02, s * 0.06, 0.1), (-0.05, s * 0.07, 0.19), (-0.06, s * 0.075, 0.26)], 0.028, "head"),
+                  p.ball((-0.06, s * 0.075, 0.28), 0.045, "tuft"), p.ball((0.385, s * 0.04, -0.085), 0.02, "nose")]
+    parts += [g.tube([(-0.44, 0, leg + 0.25), (-0.54, 0, leg + 0.05), (-0.53, 0, leg - 0.12)], 0.026, "tail"),
+              g.ball((-0.53, 0, leg - 0.2), (0.045, 0.045, 0.1), "tuft")]
     return animal("giraffe", solids, parts, "tall" if leg + neck > 1.65 else "")
 
 

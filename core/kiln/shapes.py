@@ -3,6 +3,7 @@
 Every object is a `Form`: `Part`s, z up, centred at the origin and inside the unit sphere.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -235,14 +236,10 @@ POTTERY = {f.__name__: f for f in (vase, bottle, bowl, plate, jar, cup, teapot)}
 SHAPES = POTTERY | {f.__name__: f for f in (ball, cube, cone, ring, chair, table, mushroom)}
 
 
-def build(name: str, rng: np.random.Generator) -> Form:
-    """An object of the class: random proportions, placed by `place`."""
-    made = SHAPES[name](lambda low, high: float(rng.uniform(low, high)))
-    return place(made if isinstance(made, Form) else Form(name, made), rng)
-
-
-def place(form: Form, rng: np.random.Generator) -> Form:
-    """The form turned at random about z, what it is seen from with it, and scaled into the unit sphere."""
+def build(name: str, make: Callable[[Callable], list[Part] | Form], rng: np.random.Generator) -> Form:
+    """What `make` makes of random proportions, turned at random about z (and what it is seen from with it) and scaled into the unit sphere."""
+    made = make(lambda low, high: float(rng.uniform(low, high)))
+    form = made if isinstance(made, Form) else Form(name, made)
     vertices = np.concatenate([p.vertices for p in form.parts])
     center = (vertices.min(0) + vertices.max(0)) / 2
     scale = 0.98 / np.linalg.norm(vertices - center, axis=1).max()
@@ -250,5 +247,4 @@ def place(form: Form, rng: np.random.Generator) -> Form:
     rotation = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
     parts = [replace(p, vertices=(p.vertices - center) * scale @ rotation.T, normals=p.normals @ rotation.T,
                      size=(p.size[0] * scale, p.size[1] * scale)) for p in form.parts]
-    low, high = form.seen_from
-    return replace(form, parts=parts, seen_from=(low + np.degrees(turn), high + np.degrees(turn)))
+    return replace(form, parts=parts, seen_from=tuple(float(a + np.degrees(turn)) for a in form.seen_from))
