@@ -21,8 +21,8 @@ FAR = 1e3
 
 # How light each role is in a one-coloured figurine; more than 1 is paler than the body.
 TONES = {"hair": 0.45, "brow": 0.22, "eye": 2.2, "iris": 0.4, "pupil": 0.1, "glint": 3.0, "lip": 0.4, "mouth": 0.12, "teeth": 2.5, "beard": 0.4,
-         "hat": 0.65, "band": 0.3, "glasses": 0.12, "lens": 0.12, "shirt": 0.8, "nose": 0.15, "ear": 0.85, "inner ear": 0.6, "hoof": 0.4, "beak": 0.55, "foot": 0.55,
-         "tusk": 1.8, "tuft": 0.35, "mane": 0.5, "muzzle": 1.15}
+         "hat": 0.65, "band": 0.3, "glasses": 0.12, "lens": 0.12, "shirt": 0.8, "nose": 0.15, "ear": 0.85, "inner ear": 0.6, "muzzle": 1.15,
+         "hoof": 0.4, "beak": 0.55, "foot": 0.55, "tusk": 1.8, "tuft": 0.35, "mane": 0.5}
 
 
 @dataclass
