@@ -506,9 +506,9 @@ def rabbit(u) -> Form:
                GROUND.egg((-0.42 if sits else -0.50, 0, 0.22 if sits else 0.40), 0.13, "tail", 0.03)]
     parts = [*eyes_on(p, (0.26, 0.25, 0.26), 42, 14, 0.055), p.ball((0.29, 0, -0.045), (0.03, 0.04, 0.028), "nose"),
              p.ball((0.27, 0, -0.165), (0.02, 0.035, 0.045), "teeth")]
-    spread, back = u(6, 28), u(-25, 5)
-    parts += ears_of(p, BALL, (-0.06 + 0.3 * np.sin(np.deg2rad(back)), 0.10 + 0.35 * np.sin(np.deg2rad(spread)), 0.20 + 0.85 * ear),
-                     (0.06, 0.095, ear), (u(0, 25), back, -spread))
+    turn = (u(0, 25), u(-8, 28), -u(4, 26))
+    root = np.array([-0.04, 0.09, 0.17])
+    parts += ears_of(p, BALL, root + 0.88 * ear * turned_by(*turn)[:, 2], (0.06, 0.095, ear), turn)
     return animal("rabbit", solids, parts, stout(girth, 1.13), "sitting" if sits else "")
 
 
