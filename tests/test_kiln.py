@@ -25,7 +25,7 @@ from .conftest import tiny_pipeline
 
 @pytest.mark.parametrize("name", shapes.SHAPES)
 def test_objects_fill_the_unit_sphere_and_their_surfaces_face_outward(name):
-    parts = shapes.build(name, np.random.default_rng(3)).parts
+    parts = shapes.build(name, shapes.SHAPES[name], np.random.default_rng(3)).parts
     radius = np.concatenate([np.linalg.norm(p.vertices, axis=1) for p in parts])
     assert 0.9 < radius.max() < 1
     for part in parts:

@@ -39,22 +39,23 @@ def make_object(world: str, index: int) -> tuple[shapes.Form, glazes.Surface, np
     """Form and surface of one object, the ground truth behind its views, and the generator of what else there is to decide."""
     rng = np.random.default_rng([WORLDS[world], index])
     names = list(shapes.SHAPES if world == "base" else shapes.POTTERY)
-    form = shapes.build(names[index % len(names)], rng)
+    name = names[index % len(names)]
+    form = shapes.build(name, shapes.SHAPES[name], rng)
     surface = (glazes.captioned if world == "base" else porcelain.porcelain)(form, rng)
     return form, surface, rng
 
 
-def cameras(rng: np.random.Generator, photo: int, wide: int) -> list[renderer.View]:
-    """`photo` views as people take them (10 to 30 degrees up), then `wide` ones for Zero-1-to-3."""
-    ranges = [(10, 30)] * photo + [(-10, 65)] * wide
-    return [renderer.View(*map(float, (rng.uniform(*r), rng.uniform(0, 360), rng.uniform(3.0, 3.4)))) for r in ranges]
+def cameras(rng: np.random.Generator, photo: int, wide: int, seen_from: tuple[float, float] = (0.0, 360.0)) -> list[renderer.View]:
+    """`photo` views as people take them (10 to 30 degrees up, from azimuths `seen_from`), then `wide` ones from all around for Zero-1-to-3."""
+    ranges = [((10, 30), seen_from)] * photo + [((-10, 65), (0, 360))] * wide
+    return [renderer.View(*map(float, (rng.uniform(*up), rng.uniform(*around) % 360, rng.uniform(3.0, 3.4)))) for up, around in ranges]
 
 
 def render_shard(folder: Path, world: str, photo: int, wide: int, shard: int) -> None:
     images, records = [], []
     for index in range(shard * SHARD, (shard + 1) * SHARD):
         form, surface, rng = make_object(world, index)
-        views = cameras(rng, photo, wide)
+        views = cameras(rng, photo, wide, form.seen_from)
         images.append(renderer.render(form.parts, surface, views))
         for k, view in enumerate(views):
             records.append({"object": index, "class": form.name, "caption": surface.caption, **surface.labels, "photo": k < photo,

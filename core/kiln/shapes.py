@@ -3,6 +3,7 @@
 Every object is a `Form`: `Part`s, z up, centred at the origin and inside the unit sphere.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -33,6 +34,7 @@ class Form:
     words: tuple[str, ...] = ()  # adjectives that it deserves, such as "tall" or "smiling", of which a caption may use one
     detail: str = ""  # what a caption may say after the class, such as "wearing a hat and glasses"
     attributes: dict[str, str] = field(default_factory=dict)  # what else the judge may read, such as {"hat": "no hat", "expression": "smiling"}
+    seen_from: tuple[float, float] = (0.0, 360.0)  # azimuths in degrees that show its face: where photos of it are taken from
 
 
 def grid_faces(nu: int, nv: int) -> np.ndarray:
@@ -234,13 +236,15 @@ POTTERY = {f.__name__: f for f in (vase, bottle, bowl, plate, jar, cup, teapot)}
 SHAPES = POTTERY | {f.__name__: f for f in (ball, cube, cone, ring, chair, table, mushroom)}
 
 
-def build(name: str, rng: np.random.Generator) -> Form:
-    """An object of the class: random proportions, random turn about z, scaled into the unit sphere."""
-    parts = SHAPES[name](lambda low, high: float(rng.uniform(low, high)))
-    vertices = np.concatenate([p.vertices for p in parts])
+def build(name: str, make: Callable[[Callable], list[Part] | Form], rng: np.random.Generator) -> Form:
+    """What `make` makes of random proportions, turned at random about z (and what it is seen from with it) and scaled into the unit sphere."""
+    made = make(lambda low, high: float(rng.uniform(low, high)))
+    form = made if isinstance(made, Form) else Form(name, made)
+    vertices = np.concatenate([p.vertices for p in form.parts])
     center = (vertices.min(0) + vertices.max(0)) / 2
     scale = 0.98 / np.linalg.norm(vertices - center, axis=1).max()
     c, s = np.cos(turn := rng.uniform(0, 2 * np.pi)), np.sin(turn)
     rotation = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-    return Form(name, [replace(p, vertices=(p.vertices - center) * scale @ rotation.T, normals=p.normals @ rotation.T,
-                               size=(p.size[0] * scale, p.size[1] * scale)) for p in parts])
+    parts = [replace(p, vertices=(p.vertices - center) * scale @ rotation.T, normals=p.normals @ rotation.T,
+                     size=(p.size[0] * scale, p.size[1] * scale)) for p in form.parts]
+    return replace(form, parts=parts, seen_from=tuple(float(a + np.degrees(turn)) for a in form.seen_from))
