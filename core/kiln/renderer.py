@@ -1,5 +1,6 @@
 """Path-traced views of the world with Mitsuba 3 (extra `[kiln]`): straight-alpha RGBA, one object a scene."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,8 +88,12 @@ def denoise(rgb: np.ndarray, albedo: np.ndarray, alpha: np.ndarray, radius: int 
     return np.where(weights > 1e-6, total / np.maximum(weights, 1e-6), light) * (albedo + floor)
 
 
-def render(parts: list[Part], surface: Surface, views: list[View], resolution: int = RESOLUTION, samples: int = 9) -> np.ndarray:
-    """Views of one object, uint8 sRGB with straight alpha: (len(views), resolution, resolution, 4)."""
+def render(parts: list[Part], surface: Surface, views: list[View], resolution: int = RESOLUTION, samples: int = 9,
+           finish: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+    """Views of one object, uint8 sRGB with straight alpha: (len(views), resolution, resolution, 4).
+
+    finish: what becomes of a view, `(rgb (H, W, 3), albedo (H, W, 3), alpha (H, W, 1)) -> rgb`, all linear, such as `toon.toon`.
+    """
     import mitsuba as mi
 
     mi.set_variant("scalar_rgb")
@@ -110,6 +115,8 @@ def render(parts: list[Part], surface: Surface, views: list[View], resolution: i
         rgba, bare = (np.array(mi.render(scene, sensor=camera, seed=i)) for scene in (lit, glow))
         alpha = np.clip(rgba[..., 3:], 0, 1)
         rgb, albedo = (x[..., :3] / np.maximum(alpha, 1e-3) for x in (rgba, bare))
-        rgb = linear_to_srgb(np.clip(denoise(rgb, albedo, alpha), 0, 1)) * (alpha > 1e-3)
+        rgb = denoise(rgb, albedo, alpha)
+        rgb = rgb if finish is None else finish(rgb, albedo, alpha)
+        rgb = linear_to_srgb(np.clip(rgb, 0, 1)) * (alpha > 1e-3)
         images.append(np.round(255 * np.concatenate([rgb, alpha], -1)).astype(np.uint8))
     return np.stack(images)
