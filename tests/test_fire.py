@@ -24,18 +24,18 @@ from ingen3d.cameras import Cameras
 from ingen3d.zero123 import Zero123
 
 
-def made_up_views(folder, world):
+def made_up_views(folder, world, objects=data.HELD_OUT_EVERY + 1):
     """One shard without a renderer: coloured discs."""
     y, x = np.mgrid[:128, :128]
     disc = ((x - 64) ** 2 + (y - 64) ** 2 < 50**2)[..., None]
     records, images = [], []
-    for index in range(data.SHARD):
+    for index in range(objects):
         form, surface, rng = data.make_object(world, index)
-        for k, view in enumerate(data.cameras(rng, 2, 1)):
+        for k, view in enumerate(data.cameras(rng, 1, 1)):
             images.append(np.concatenate([disc * rng.integers(0, 255, 3), disc * 255], -1).astype(np.uint8))
-            records.append(data.describe(index, form, surface, view, k < 2))
+            records.append(data.describe(index, form, surface, view, k < 1))
     folder.mkdir(parents=True)
-    data.save_shard(folder / "shard-0000", np.stack(images), records, data.origin(world, 2, 1, data.SHARD, 0))
+    data.save_shard(folder / "shard-0000", np.stack(images), records, data.origin(world, 1, 1, objects, 0))
 
 
 def repaint(folder, change):

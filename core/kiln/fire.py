@@ -153,7 +153,7 @@ class Kiln:
         """MiB of each model, and of all together."""
         parts = {name for stage in STAGES.values() for name in stage.writes}
         sizes = {name: sum(file.stat().st_size for file in (self.weights / name).rglob("*.safetensors")) / 2**20 for name in sorted(parts)}
-        return {name: round(size, 1) for name, size in (sizes | {"all": sum(sizes.values())}).items()}
+        return {name: round(size, 1) for name, size in (sizes | {"all": sum(sizes.values())}).items() if size}
 
     def views(self, *worlds: str, split: str = "train") -> Views:
         return load_views([self.cache / "data" / world for world in worlds], split)
@@ -264,9 +264,9 @@ class Kiln:
         """`scripts/train_domain.py` itself, on a folder of pictures."""
         from ..training.domain import train_domain
 
-        train_domain(name, self.pictures(name), preset=self.preset(), prior="kiln", out=self.weights / "domains" / name,
-                     work=self.cache / name, steps=self.steps[name], learning_rate=3e-4, snr_gamma=prior.MAX_SNR, ema_decay=0.999,
-                     batch_size=16, dtype=torch.float16, mixed_precision=self.precision(), licence="apache-2.0", device=self.device, quiet=self.quiet)
+        train_domain(name, self.pictures(name), preset=self.preset(), prior="kiln", out=self.weights / "domains" / name, work=self.cache / name,
+                     steps=self.steps[name], feature_steps=min(100, self.steps[name]), batch_size=16, learning_rate=3e-4, snr_gamma=prior.MAX_SNR,
+                     ema_decay=0.999, dtype=torch.float16, mixed_precision=self.precision(), licence="apache-2.0", device=self.device, quiet=self.quiet)
 
     def zero123(self) -> None:
         records, folder, vae = load_records(self.cache / "data" / "base"), self.weights / "zero123", self.load_vae()
