@@ -125,6 +125,7 @@ def test_views_of_another_version_are_never_mixed_in_and_are_rendered_anew(tmp_p
     monkeypatch.setattr(data.renderer, "render", paint)
     monkeypatch.setattr(data, "ProcessPoolExecutor", Here)
     monkeypatch.setattr(data, "SHARD", 2)
+    (tmp_path / "shard-0000.json").write_text("[]")  # from before there were versions
     render = lambda objects=5: data.render_world(tmp_path, "porcelain", objects, 2, 0, quiet=True) or len(rendered)
     assert render() == 5 and render() == 5 and len(data.load_views(tmp_path).images) == 8
     kept = data.identity(tmp_path)
@@ -143,11 +144,11 @@ def test_toon_shading_is_flat_outlined_and_of_the_objects_colour():
     y, x = np.mgrid[:64, :64]
     alpha = ((x - 32) ** 2 + (y - 32) ** 2 < 24**2)[..., None].astype(float)
     albedo = np.broadcast_to([0.6, 0.1, 0.1], (64, 64, 3)) * alpha
-    light = 0.45 + 0.45 * (x / 64)[..., None]
+    light = 0.3 + 0.7 * (x / 64)[..., None]
     drawn = toon(albedo * light, albedo, alpha)
     inner = ((x - 32) ** 2 + (y - 32) ** 2 < 21**2)
     tones, counts = np.unique(drawn[inner][:, 0].round(4), return_counts=True)
-    assert counts[counts > 30].sum() > 0.85 * inner.sum() and (counts > 30).sum() == 3, "three tones"
+    assert counts[counts > 100].sum() > 0.8 * inner.sum() and (counts > 100).sum() == 3, "three tones"
     assert np.allclose(drawn[inner][:, 1] * 6, drawn[inner][:, 0])
     edge = alpha[..., 0].astype(bool) & ~((x - 32) ** 2 + (y - 32) ** 2 < 22.5**2)
     assert drawn[edge].max() < 0.05
@@ -275,8 +276,9 @@ def test_prompts_for_the_prior_name_what_the_judge_reads():
     from core.evaluation.readers import asked
 
     vocabulary = {"class": ("vase", "owl", "chair"), "colour": ("red", "orange", "blue"), "pattern": ("striped", "plain", "starry")}
-    wanted = [asked(vocabulary, prompt) for prompt in (prompts := prior_prompts(vocabulary))]
-    assert len(set(prompts)) > 15 and "an orange owl striped with red" in prompts and "a starry blue and orange owl" not in prompts[:1]
+    prompts = prior_prompts(vocabulary)
+    wanted = [asked(vocabulary, prompt) for prompt in prompts]
+    assert len(prompts) == 40 and prompts[0] == "a glossy red vase" and prompts[1] == "an orange owl striped with red"
     for name, values in vocabulary.items():
         assert {each.get(name) for each in wanted} >= set(values) - {"plain"}
 

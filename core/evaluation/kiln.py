@@ -76,12 +76,12 @@ def prior_prompts(vocabulary: Mapping[str, Sequence[str]], count: int = 40) -> l
     classes, colours, patterns = vocabulary["class"], vocabulary["colour"], [p for p in vocabulary["pattern"] if p != "plain"]
     prompts = []
     for i in range(count):
-        name, first, second = classes[i % len(classes)], colours[i % len(colours)], colours[(2 * i + 5) % len(colours)]
-        pattern = patterns[i // 2 % len(patterns)] if i % 2 and second != first else None
-        if pattern is None:
-            said = " ".join(filter(None, (("glossy", "", "matte", "")[i % 4], first, name)))
+        name, first, second = classes[i % len(classes)], colours[i % len(colours)], colours[(i + 1 + i % (len(colours) - 1)) % len(colours)]
+        if i % 2:
+            pattern = patterns[i // 2 % len(patterns)]
+            said = PATTERNED.get(pattern, pattern + " {} and {} {}").format(first, second, name)
         else:
-            said = PATTERNED.get(pattern, f"{pattern} {{}} and {{}} {{}}").format(first, second, name)
+            said = f"{('glossy', 'matte')[i // 2 % 2]} {first} {name}"
         prompts.append(with_article(said))
     return prompts
 

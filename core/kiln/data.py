@@ -135,7 +135,7 @@ def render_world(folder: Path, world: str, objects: int, photo: int, wide: int, 
     """Render what is still missing of `objects` objects into `folder`; what was rendered otherwise, or of another version, is rendered anew."""
     folder.mkdir(parents=True, exist_ok=True)
     shards = range(-(-objects // SHARD))
-    there = {file.stem: json.loads(file.read_text())["made_by"] for file in folder.glob("shard-*.json") if file.with_suffix(".webp").exists()}
+    there = {picture.stem: shard["made_by"] for picture, shard in find_shards(folder).items()}
     names = {f"shard-{s:04d}" for s in shards}
     for stray in (file for file in folder.glob("shard-*") if file.stem not in names):
         stray.unlink()
@@ -146,9 +146,15 @@ def render_world(folder: Path, world: str, objects: int, photo: int, wide: int, 
             pass
 
 
+def find_shards(folder: Path) -> dict[Path, dict]:
+    """The records of all shards, of whatever version, by picture."""
+    found = {file.with_suffix(".webp"): json.loads(file.read_text()) for file in sorted(folder.glob("shard-*.json"))}
+    return {picture: shard for picture, shard in found.items() if picture.exists() and isinstance(shard, dict)}  # lists: from before there were versions
+
+
 def read_shards(folder: Path) -> dict[Path, dict]:
-    """The records of all shards, by picture. Raises UserError where there is none, or one of another version of the world than the code's."""
-    shards = {file.with_suffix(".webp"): json.loads(file.read_text()) for file in sorted(folder.glob("shard-*.json"))}
+    """`find_shards`. Raises UserError where there is none, or one of another version of the world than the code's."""
+    shards = find_shards(folder)
     if not shards:
         raise UserError(f"{folder} holds no rendered views: run `python scripts/fire_kiln.py data` first")
     for picture, shard in shards.items():
