@@ -21,7 +21,7 @@ def new_parser(module: str, description: str, num_images: int, root: str) -> arg
     parser.add_argument("--negative-prompt", help="what to keep away from")
     parser.add_argument("--no-compose", action="store_false", dest="compose_prompt", help="leave the prompt as it is, without the domain's phrase")
     parser.add_argument("--domain", help="a known domain, its folder or Hub id, or 'none' (default: porcelain over the kiln)")
-    parser.add_argument("--preset", default="kiln", help="the models: kiln, sd15, a folder, a Hub id or one .safetensors file")
+    parser.add_argument("--preset", default="kiln", help="the models: kiln, kiln-toon, sd15, a folder, a Hub id or one .safetensors file")
     parser.add_argument("--num-images", type=int, default=num_images)
     parser.add_argument("--seed", type=int, default=0, help="of the first image; the next ones count on")
     parser.add_argument("--steps", type=int, dest="num_inference_steps", help="of the sampler; the preset's by default")
@@ -41,7 +41,8 @@ def new_parser(module: str, description: str, num_images: int, root: str) -> arg
     more.add_argument("--controlnet-conditioning-scale", type=float, default=1.0)
     more.add_argument("--control-guidance-start", type=float, default=0.0, help="the fraction of the steps from which ControlNets work")
     more.add_argument("--control-guidance-end", type=float, default=1.0, help="and up to which")
-    more.add_argument("--custom", nargs=2, action="append", default=[], metavar=("MODEL", "PROMPT"), help="a customised checkpoint, its own prompt")
+    more.add_argument("--custom", nargs=2, action="append", default=[], metavar=("MODEL", "PROMPT"),
+                      help="a customised checkpoint, such as kiln-toon, and its own prompt")
     more.add_argument("--custom-scale", type=float, help="its weight")
     more.add_argument("--no-rectify", action="store_false", dest="rectify", help="eps_0 from the customised network, not from the prior (ablation)")
     parser.add_argument("--batch-size", type=int, default=8)

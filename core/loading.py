@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
 from diffusers.loaders import FromSingleFileMixin
 
 from .conditions import check_prior
@@ -34,7 +34,7 @@ class PriorLoader(FromSingleFileMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path = "kiln", domain: str | Path | None = None, **kwargs
     ) -> "InDomainPipeline":
-        """Load a preset ("kiln", "sd15"), a folder or Hub id in Stable Diffusion's diffusers layout, or a .safetensors checkpoint.
+        """Load a preset ("kiln", "kiln-toon", "sd15"), a folder or Hub id in Stable Diffusion's diffusers layout, or a .safetensors checkpoint.
 
         domain: a known name, a domain's folder or Hub id, or None for the prior alone (or for the domain that a saved
         InDomainPipeline holds). Other arguments are diffusers' own (`dtype` or `torch_dtype`, `variant`, `scheduler`, and `token`,
@@ -52,6 +52,9 @@ class PriorLoader(FromSingleFileMixin):
         kwargs = {"dtype": kwargs.pop("torch_dtype", torch.float32)} | kwargs
         names = ("guidance_scale", "num_inference_steps", "domain_scale", "control_scale", "unconditional_scale", "guidance_interval", "guidance_every")
         defaults = {name: getattr(preset, name) for name in names}
+        if preset.unet and "unet" not in kwargs:
+            with wanted(preset.unet, "a UNet"):
+                kwargs["unet"] = UNet2DConditionModel.from_pretrained(preset.unet, subfolder="unet", dtype=kwargs["dtype"], use_safetensors=True)
         with wanted(preset.prior, "a Stable Diffusion pipeline (unet, vae, text_encoder, tokenizer, scheduler)"):
             is_file = Path(preset.prior).is_file()
             ours = not is_file and cls.load_config(preset.prior).get("_class_name") == cls.__name__

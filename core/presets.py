@@ -32,6 +32,7 @@ class Preset:
     learning_rate: float  # for learning a domain: the paper's, or what a small prior wants
     judge: str | None = None  # the file of the network whose features FID is measured by, where it is not Inception
     controlnet: str | None = None  # one that reads a picture's edges, by `conditions.canny`
+    unet: str | None = None  # the folder of a customised prior that has a unet/ of its own and shares all else with the prior
 
 
 PRESETS = {
@@ -42,6 +43,7 @@ PRESETS = {
         Preset("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "kxic/zero123-xl", "sd15", 512, 256, 7.0, 25, None, None, 1.0, (0.0, 1.0), 1, 1e-5),
     )
 }
+PRESETS["kiln-toon"] = replace(PRESETS["kiln"], name="kiln-toon", unet=str(WEIGHTS / "toon"))
 
 
 def find_preset(name: str | Path) -> Preset:

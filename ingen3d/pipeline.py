@@ -65,8 +65,8 @@ class Models:
         self.domain_folder = found and found.folder
         if prior is not None:
             self.name = str(prior)
-            self.preset = replace(self.preset, prior=find_preset(prior).prior)
-        self.fingerprint = models_fingerprint(self.preset.prior, self.preset.zero123, *([found.folder] if found else []))
+            self.preset = replace(self.preset, prior=find_preset(prior).prior, unet=None)
+        self.fingerprint = models_fingerprint(self.preset.prior, self.preset.zero123, *filter(None, (self.preset.unet, found and found.folder)))
 
     @cached_property
     def pipe(self) -> InDomainPipeline:

@@ -98,8 +98,8 @@ class Pots:
         """What a method is asked for; where it knows no domain, in words that come nearest to it."""
         if method.models == "fine-tuned":
             return json.loads((self.fine_tuned / "baseline.json").read_text())["phrase"].replace("{prompt}", f"a {name}")
-        imitations = [p for p in kiln.IMITATIONS if name in p.split()] if method.models == "prior" and self.domain.name == "porcelain" else []
-        return imitations[seed % len(imitations)] if imitations else f"a {name}"
+        imitations = kiln.imitations(self.domain.name, [name])
+        return imitations[seed % len(imitations)] if method.models == "prior" else f"a {name}"
 
     def overrides(self, method: Method, lifts: bool) -> dict:
         """A lifted picture keeps its framing: the renderer's camera is the reference's."""
@@ -182,7 +182,7 @@ class Pots:
 
     def true_pot(self, name: str, seed: int) -> tuple[list[shapes.Part], glazes.Surface]:
         """Parts and surface of a pot that no model has seen."""
-        form, surface, _ = make_object(self.domain.name, held_out(name, seed + 1)[seed])
+        form, surface, _ = make_object(self.domain.name, held_out(name, seed + 1, self.domain.name)[seed])
         return form.parts, surface
 
     @cached_property
@@ -198,7 +198,7 @@ class Pots:
         """Measures of one object's views (N, 3, 128, 128) in [-1, 1], all around it; some of them go to views.png."""
         contact_sheet(to_pil(views[:: max(1, len(views) // SHOWN)])[:SHOWN], columns=SHOWN).save(folder / "views.png")
         found = features.extract(self.critic, views.split(128))
-        right = [seen == name for seen in judge.read(self.critic, views).classes]
+        right = [seen == name for seen in judge.read(self.critic, views)["class"]]
         return {"kid": features.kid(self.real, found), "class": sum(right) / len(right), "consistency": consistency(found)}
 
 

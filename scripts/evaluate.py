@@ -1,6 +1,6 @@
 """Measure the kiln's models and runs, each line of the output one figure of the README; and make the paper's tables.
 
-    python scripts/evaluate.py fold parity autoencoder judge prior domain control costs
+    python scripts/evaluate.py fold parity autoencoder judge prior toon zero123 domain control costs
     python scripts/evaluate.py run --folder outputs/porcelain/a-vase-0
     python scripts/evaluate.py table1 --quick               # minutes, for a look; without it hours, as in the paper
     python scripts/evaluate.py table1 rectification table3d
@@ -21,7 +21,7 @@ from accelerate import PartialState
 
 from core.errors import UserError, run_cli
 
-MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "domain", "control", "costs", "run")
+MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "toon", "zero123", "domain", "control", "costs", "run")
 TABLES = ("table1", "rectification", "table3d")
 
 
@@ -29,10 +29,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measure", choices=[*MEASURES, *TABLES], nargs="+")
     parser.add_argument("--folder", type=Path, help="the run to judge, for `run`")
-    parser.add_argument("--domain", action="append", default=[], help="for `domain`, `control` and `costs`, porcelain by default; for tables, several may be "
-                        "given, all that ship by default; `run` takes the run's own")
-    parser.add_argument("--images", type=int, help="samples for FID (default: 2000; 1000 of each setting for `costs`)")
-    parser.add_argument("--seeds", type=int, default=20, help="seeds a prompt for the prior (default: 20)")
+    parser.add_argument("--domain", action="append", default=[], help="for `domain`, `control` and `costs`, porcelain by default; for `domain` and "
+                        "tables several may be given, for tables all that ship by default; `run` takes the run's own")
+    parser.add_argument("--images", type=int, help="samples for FID (default: 2000; 1000 of each setting for `costs`), objects for `zero123` (200)")
+    parser.add_argument("--seeds", type=int, default=25, help="seeds of each of 40 prompts for `prior` and `toon` (default: 25)")
     parser.add_argument("--quiet", action="store_true")
     tables = parser.add_argument_group("tables")
     tables.add_argument("--preset", default="kiln", help="the prior: kiln, sd15, a folder or a Hub id")
@@ -67,27 +67,35 @@ def print_figures(names: list[str], args: argparse.Namespace) -> None:
     from core.domains import find_domain
     from core.evaluation import kiln
     from core.kiln.fire import CACHE, WEIGHTS
+    from core.presets import PRESETS
     from ingen3d.mesh import facts
+    from ingen3d.novel_views import novel_view_quality
     from ingen3d.run_folder import finished_record
+    from ingen3d.zero123 import Zero123
 
-    domain = args.domain[-1] if args.domain else "porcelain"
+    domains = args.domain or ["porcelain"]
+    domain = domains[-1]
     if {"domain", "control", "costs"} & set(names):
-        find_domain(domain)  # a mistyped one is an error now
+        for name in domains:
+            find_domain(name)  # a mistyped one is an error now
     run_domain = finished_record(args.folder)["domain"] if "run" in names else domain
     if run_domain is None:
         raise UserError(f"the run in '{args.folder}' was made without a domain: there are no renders to compare it with")
     data, judge = CACHE / "data", WEIGHTS / "judge"
-    if {"autoencoder", "judge", "domain", "control", "costs", "run"} & set(names) and not data.is_dir():
+    if {"autoencoder", "judge", "zero123", "domain", "control", "costs", "run"} & set(names) and not data.is_dir():
         raise UserError(f"no renders in {data}: run `python scripts/fire_kiln.py data` first")
-    if {"judge", "prior", "domain", "costs", "run"} & set(names) and not judge.is_dir():
+    if {"judge", "prior", "toon", "domain", "costs", "run"} & set(names) and not judge.is_dir():
         raise UserError(f"no judge in {judge}: run `python scripts/fire_kiln.py judge` first")
     measures = {
         "fold": kiln.fold_errors,
         "parity": kiln.parity,
         "autoencoder": lambda: kiln.autoencoder_psnr(data),
         "judge": lambda: kiln.judge_accuracy(data),
-        "prior": lambda: kiln.prior_alignment(args.seeds, args.quiet),
-        "domain": lambda: kiln.domain_fidelity(data, domain, args.images or 2000, args.quiet),
+        "prior": lambda: kiln.prior_alignment(args.seeds, quiet=args.quiet),
+        "toon": lambda: kiln.prior_alignment(args.seeds, "kiln-toon", args.quiet),
+        "zero123": lambda: novel_view_quality(Zero123.from_pretrained(PRESETS["kiln"].zero123, vae=PRESETS["kiln"].prior), data, args.images or 200,
+                                              quiet=args.quiet),
+        "domain": lambda: {name: kiln.domain_fidelity(data, name, args.images or 2000, args.quiet) for name in domains},
         "control": lambda: kiln.control_agreement(data, domain, args.quiet),
         "costs": lambda: kiln.sampling_costs(data, domain, args.images or 1000, args.quiet),
         "run": lambda: kiln.run_quality(args.folder, data, Path(run_domain).name) | facts(args.folder / "mesh.glb"),

@@ -1,10 +1,14 @@
 """Build the kiln's world and train its models, stage by stage; every stage can be killed and goes on where it was.
 
-    python scripts/fire_kiln.py data            # render both worlds (extra [kiln])
+    python scripts/fire_kiln.py data            # render the worlds (extra [kiln])
     python scripts/fire_kiln.py all             # everything, from nothing to the weights in core/kiln/weights
+
+A stage that is finished is passed over, unless its data, models, steps or recipe have changed. CACHE/stages says how long each took, CACHE/STAGE
+has its loss.csv, loss.svg and sample sheets.
 """
 
 import argparse
+import json
 import math
 from pathlib import Path
 
@@ -29,7 +33,8 @@ def main() -> None:
         hide_loading_bars()
     kiln = Kiln(args.cache, args.device, args.scale, args.quiet, args.weights)
     for stage in STAGES if "all" in args.stage else args.stage:
-        getattr(kiln, stage)()
+        kiln.run(stage)
+    print(f"MiB: {json.dumps(kiln.sizes())}")
 
 
 if __name__ == "__main__":

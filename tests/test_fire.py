@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,24 +18,30 @@ from core.domains import find_domain
 from core.kiln import data, fire
 from core.kiln.judge import Judge
 from core.pipeline import InDomainPipeline
+from core.presets import PRESETS
 from core.training import domain as domain_module
 from ingen3d.cameras import Cameras
 from ingen3d.zero123 import Zero123
 
 
-def made_up_views(folder, world):
+def made_up_views(folder, world, objects=data.HELD_OUT_EVERY + 1):
     """One shard without a renderer: coloured discs."""
     y, x = np.mgrid[:128, :128]
     disc = ((x - 64) ** 2 + (y - 64) ** 2 < 50**2)[..., None]
     records, images = [], []
-    for index in range(data.SHARD):
+    for index in range(objects):
         form, surface, rng = data.make_object(world, index)
-        for k, view in enumerate(data.cameras(rng, 2, 1)):
+        for k, view in enumerate(data.cameras(rng, 1, 1)):
             images.append(np.concatenate([disc * rng.integers(0, 255, 3), disc * 255], -1).astype(np.uint8))
-            records.append({"object": index, "class": form.name, "caption": surface.caption, **surface.labels, "photo": k < 2, **vars(view)})
+            records.append(data.describe(index, form, surface, view, k < 1))
     folder.mkdir(parents=True)
-    np.save(folder / "shard-0000.npy", np.stack(images))
-    (folder / "shard-0000.json").write_text(json.dumps(records))
+    data.save_shard(folder / "shard-0000", np.stack(images), records, data.origin(world, 1, 1, objects, 0))
+
+
+def repaint(folder, change):
+    """The same shard with other pictures."""
+    (picture, shard), = data.read_shards(folder).items()
+    data.save_shard(picture.with_suffix(""), change(data.decode(picture, shard)), shard["views"], shard["made_by"])
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +50,8 @@ def kiln(tmp_path_factory):
     for world in fire.OBJECTS:
         made_up_views(root / "cache" / "data" / world, world)
     kiln = fire.Kiln(root / "cache", "cpu", scale=1e-6, quiet=True, weights=root / "weights")
-    for stage in fire.STAGES[1:]:
-        getattr(kiln, stage)()
+    for stage in list(fire.STAGES)[1:]:
+        kiln.run(stage)
     return kiln
 
 
@@ -74,7 +83,7 @@ def refired(kiln, tmp_path, monkeypatch):
     for name in ("cache", "weights"):
         shutil.copytree(getattr(kiln, name), tmp_path / name)
     copy = fire.Kiln(tmp_path / "cache", "cpu", scale=1e-6, quiet=True, weights=tmp_path / "weights")
-    copy.porcelain()
+    copy.run("porcelain")
     encoded.clear()
     return copy, encoded
 
@@ -88,25 +97,24 @@ def nudge(file):
 @pytest.mark.parametrize("part", ["vae", "unet"])
 def test_porcelain_starts_anew_over_a_prior_fired_anew(part, refired):
     kiln, encoded = refired
-    kiln.porcelain()
+    kiln.run("porcelain")
     assert not encoded, "what it was made from is the same"
     nudge(kiln.weights / "prior" / part / "diffusion_pytorch_model.safetensors")
-    kiln.porcelain()
+    kiln.run("porcelain")
     assert len(encoded) == 1
 
 
 def test_porcelain_starts_anew_on_views_rendered_anew(refired):
     kiln, encoded = refired
-    shard = kiln.cache / "data" / "porcelain" / "shard-0000.npy"
-    np.save(shard, np.load(shard)[:, ::-1])
-    kiln.porcelain()
+    repaint(kiln.cache / "data" / "porcelain", lambda images: images[:, ::-1])
+    kiln.run("porcelain")
     assert len(encoded) == 1
 
 
 def test_porcelain_starts_anew_with_weights_elsewhere(refired):
     kiln, encoded = refired
     kiln.weights = kiln.weights.rename(kiln.weights.with_name("moved"))
-    kiln.porcelain()
+    kiln.run("porcelain")
     assert len(encoded) == 1
 
 
@@ -119,8 +127,8 @@ def test_a_kiln_killed_before_porcelain_starts_anew_still_starts_anew(refired, m
 
     with monkeypatch.context() as patch, pytest.raises(SystemError):
         patch.setattr(shutil, "rmtree", killed)
-        kiln.porcelain()
-    kiln.porcelain()
+        kiln.run("porcelain")
+    kiln.run("porcelain")
     assert len(encoded) == 1
 
 
@@ -130,7 +138,7 @@ def test_the_packages_own_weights_are_the_kiln_by_a_relative_path_too(refired, m
     monkeypatch.setattr(fire, "WEIGHTS", kiln.weights)
     monkeypatch.chdir(kiln.weights.parent)
     kiln.weights = Path("weights")
-    kiln.porcelain()
+    kiln.run("porcelain")
     assert presets == ["kiln"]
 
 
@@ -154,8 +162,93 @@ def test_the_fired_zero123_is_one_for_ingen3d(kiln):
     assert eps.shape == condition.latents.shape == (1, 8, 16, 16) and eps.isfinite().all()
 
 
-def test_the_fired_judge_loads(kiln):
-    assert Judge.load(kiln.weights / "judge" / "model.safetensors")(torch.zeros(2, 3, 128, 128)).shape == (2, 128)
+def test_the_fired_judge_reads_what_its_views_were_labelled_with(kiln):
+    judge = Judge.load(kiln.weights / "judge" / "model.safetensors")
+    assert judge(torch.zeros(2, 3, 128, 128)).shape == (2, judge.num_features)
+    assert set(judge.vocabulary["class"]) == {r["class"] for world in fire.OBJECTS for r in kiln.views(world).records}
+    assert judge.vocabulary.keys() >= {"class", "colour", "pattern"}
+
+
+def test_the_fired_customised_prior_shares_all_but_its_unet(kiln, monkeypatch):
+    toon = replace(PRESETS["kiln-toon"], prior=str(kiln.weights / "prior"), unet=str(kiln.weights / "toon"))
+    monkeypatch.setitem(PRESETS, "kiln-toon", toon)
+    prior, custom = InDomainPipeline.from_pretrained(toon.prior), InDomainPipeline.from_pretrained("kiln-toon")
+    both = zip(prior.unet.parameters(), custom.unet.parameters())
+    assert any(not torch.equal(a, b) for a, b in both) and not custom.unet.training
+    assert all(map(torch.equal, prior.text_encoder.parameters(), custom.text_encoder.parameters()))
+    term = custom.term("a red vase", scale=3.0)
+    assert prior(None, terms=[term], num_inference_steps=1, output_type="latent").images.isfinite().all()
+    assert [p.name for p in (kiln.weights / "toon").iterdir()] == ["unet"]
+
+
+@pytest.fixture
+def untouched(kiln, monkeypatch):
+    """The fired kiln, and the stages that it runs, which cost nothing and leave everything as it is."""
+    ran = []
+    for stage in fire.STAGES:
+        monkeypatch.setattr(fire.Kiln, stage, lambda self, stage=stage: ran.append(stage), raising=False)
+    monkeypatch.setattr(fire.Kiln, "domain", lambda self, name: ran.append(name))
+    yield fire.Kiln(kiln.cache, "cpu", scale=1e-6, quiet=True, weights=kiln.weights), ran
+
+
+def run_all(kiln):
+    for stage in list(fire.STAGES)[1:]:
+        kiln.run(stage)
+
+
+def test_what_is_finished_is_passed_over_and_no_more(untouched, tmp_path, monkeypatch):
+    kiln, ran = untouched
+    start = time.monotonic()
+    run_all(kiln)
+    assert ran == [] and time.monotonic() - start < 5
+    for name in ("cache", "weights"):
+        shutil.copytree(getattr(kiln, name), tmp_path / name)
+    other = fire.Kiln(tmp_path / "cache", "cpu", scale=1e-6, quiet=True, weights=tmp_path / "weights")
+    (tmp_path / "weights" / "controlnet" / "diffusion_pytorch_model.safetensors").unlink()
+    other.steps["zero123"] += 1
+    repaint(tmp_path / "cache" / "data" / "toon", lambda images: images[:, ::-1])
+    run_all(other)
+    assert set(ran) == {"autoencoder", "toon", "zero123", "controlnet", "judge", *data.DOMAINS}  # domains: their prior lies elsewhere
+    ran.clear()
+    nudge(tmp_path / "weights" / "clip" / "model.safetensors")
+    run_all(other)
+    assert {"clip", "prior", "zero123"} <= set(ran) and "judge" not in ran
+
+
+def test_a_stages_time_adds_up_over_kills_and_begins_anew_with_other_data(untouched, tmp_path, monkeypatch):
+    kiln, _ = untouched
+    shutil.copytree(kiln.cache, tmp_path / "cache")
+    other, file = fire.Kiln(tmp_path / "cache", "cpu", scale=1e-6, quiet=True, weights=tmp_path / "weights"), tmp_path / "cache" / "stages" / "clip.json"
+    (machine, before), = json.loads(file.read_text())["seconds"].items()
+    monkeypatch.setattr(fire, "MINUTE", 0.05)
+
+    def killed(self):
+        time.sleep(0.3)
+        copy.append(json.loads(file.read_text()))  # what a power cut would leave
+        raise SystemError
+
+    copy = []
+    monkeypatch.setattr(fire.Kiln, "clip", killed)
+    with pytest.raises(SystemError):
+        other.run("clip")
+    assert before + 0.1 < copy[0]["seconds"][machine] < before + 0.6 and copy[0]["made"] is None
+    repaint(tmp_path / "cache" / "data" / "base", lambda images: images[:, ::-1])
+    with pytest.raises(SystemError):
+        other.run("clip")
+    assert copy[1]["seconds"][machine] < before
+
+
+def test_losses_curves_and_samples_are_written_as_it_goes(kiln):
+    for stage in ("autoencoder", "prior", "toon", "zero123", "controlnet"):
+        assert (kiln.cache / stage / "loss.csv").read_text().startswith("step,loss") and (kiln.cache / stage / "loss.svg").exists()
+        assert len(list((kiln.cache / stage).glob("sample-*.png"))) == 1, stage
+    ElementTree.parse(kiln.cache / "prior" / "loss.svg")
+
+
+def test_sizes_are_those_of_all_that_ships(kiln):
+    sizes = kiln.sizes()
+    files = [f.stat().st_size for f in kiln.weights.rglob("*.safetensors")]
+    assert sizes["all"] == pytest.approx(sum(files) / 2**20, abs=0.1) and {"toon", "prior/vae", "judge"} <= sizes.keys()
 
 
 def test_weights_are_half_precision_safetensors(kiln):

@@ -1,8 +1,8 @@
 """The kiln: its world is what the captions say, and its firing goes on where it was."""
 
-import json
 import runpy
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,13 +14,20 @@ from PIL import Image
 from core.conditions import load_controlnet
 from core.errors import UserError
 from core.kiln import autoencoder, controlnet, data, fire, glazes, judge, shapes
-from core.kiln.clip import caption_corpus, new_tokenizer
+from core.kiln.clip import new_tokenizer
 from core.kiln.loop import digest, fit
 from core.kiln.prior import denoising_loss, new_scheduler
+from core.kiln.toon import toon
 from core.pipeline import InDomainPipeline
-from tests.test_fire import made_up_views
+from tests.test_fire import made_up_views, repaint
 
 from .conftest import tiny_pipeline
+
+
+def captions(count):
+    """Of imaginary objects: captions need no geometry."""
+    rng, names = np.random.default_rng(0), list(shapes.SHAPES)
+    return [glazes.captioned(shapes.Form(names[i % len(names)], []), rng).caption for i in range(count)]
 
 
 @pytest.mark.parametrize("name", shapes.SHAPES)
@@ -40,7 +47,7 @@ def test_an_object_is_decided_by_its_index():
     first, second = data.make_object("base", 7), data.make_object("base", 7)
     assert first[1].caption == second[1].caption
     assert all(np.array_equal(a.vertices, b.vertices) for a, b in zip(first[0].parts, second[0].parts))
-    assert not np.array_equal(first[0].parts[0].vertices, data.make_object("base", 7 + len(shapes.SHAPES))[0].parts[0].vertices)
+    assert not np.array_equal(first[0].parts[0].vertices, data.make_object("porcelain", 7)[0].parts[0].vertices)
 
 
 def test_captions_name_class_and_colours_and_never_porcelain():
@@ -49,12 +56,12 @@ def test_captions_name_class_and_colours_and_never_porcelain():
         assert form.name in surface.caption
         if surface.labels["colour"] and surface.labels["pattern"] != "plain" and "striped" in surface.caption:
             assert surface.labels["colour"] in surface.caption
-    assert not any("porcelain" in c for c in caption_corpus(4000))
+    assert not any("porcelain" in c for c in captions(4000))
     assert data.make_object("porcelain", 3)[1].caption is None
 
 
 def test_words_of_the_captions_are_single_tokens_and_any_text_survives():
-    tokenizer = new_tokenizer()
+    tokenizer = new_tokenizer(captions(4000))
     ids = tokenizer("a glossy blue vase striped with yellow").input_ids
     assert len(ids) == 7 + 2
     assert tokenizer.decode(tokenizer("émile's pagoda 塔").input_ids, skip_special_tokens=True).replace(" ", "") == "émile'spagoda塔"
@@ -72,13 +79,72 @@ def test_views_are_whole_and_their_alpha_is_the_object(tmp_path):
     assert ((seen[:, 2] - seen[:, 0]) > 40).mean() > 0.03 and (seen.min(1) > 130).mean() > 0.2
 
 
-def test_held_out_objects_are_never_trained_on(tmp_path):
-    images = np.zeros((4, 8, 8, 4), np.uint8)
-    for shard, objects in enumerate([(0, 1), (20, 21)]):
-        np.save(tmp_path / f"shard-{shard:04d}.npy", images)
-        (tmp_path / f"shard-{shard:04d}.json").write_text(json.dumps([{"object": o} for o in objects for _ in range(2)]))
+@pytest.mark.parametrize("world", data.WORLDS)
+def test_all_classes_are_learned_from_and_all_are_held_out_in_equal_parts(world, monkeypatch):
+    for count in (None, 1, 7, 20, 21, 36, 40):
+        classes = data.WORLDS[world].classes if count is None else tuple(map(str, range(count)))
+        monkeypatch.setitem(data.WORLDS, world, replace(data.WORLDS[world], classes=classes))
+        for split in ("train", "test"):
+            seen = [data.class_of(world, i) for i in range(20 * 3 * len(classes)) if data.is_of(split, {"object": i})]
+            assert {seen.count(name) for name in classes} == {len(seen) // len(classes)}
+
+
+def test_held_out_objects_are_never_trained_on_and_views_come_back_as_they_were(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (7, 8, 12, 4), np.uint8)
+    images[:, 2:5, :, 3] = 0  # colours under transparency too
+    for shard, objects in enumerate([(0, 1, 1, 1, 2, 2, 3), (19, 20, 21, 21, 21, 21, 40)]):
+        data.save_shard(tmp_path / f"shard-{shard:04d}", images + shard, [{"object": o} for o in objects], data.origin("base", 1, 1, 48, shard))
     train, test = (data.load_views(tmp_path, split) for split in ("train", "test"))
-    assert {r["object"] for r in train.records} == {1, 21} and {r["object"] for r in test.records} == {0, 20}
+    assert [r["object"] for r in train.records] == [1, 1, 1, 2, 2, 3, 19, 21, 21, 21, 21] and [r["object"] for r in test.records] == [0, 20, 40]
+    assert np.array_equal(train.images, np.concatenate([images[1:], (images + 1)[[0, 2, 3, 4, 5]]]))
+    assert np.array_equal(test.images, np.stack([images[0], (images + 1)[1], (images + 1)[6]]))
+    assert data.load_records(tmp_path, "test") == test.records
+
+
+def test_views_of_another_version_are_never_mixed_in_and_are_rendered_anew(tmp_path, monkeypatch):
+    rendered = []
+
+    def paint(parts, surface, views, finish):
+        rendered.append(1)
+        return np.full((len(views), 8, 8, 4), len(rendered), np.uint8)
+
+    class Here:
+        """A pool of this process."""
+
+        __init__ = __exit__ = lambda self, *given, **settings: None
+        __enter__ = lambda self: self
+        map = staticmethod(map)
+
+    monkeypatch.setattr(data.renderer, "render", paint)
+    monkeypatch.setattr(data, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(data, "SHARD", 2)
+    (tmp_path / "shard-0000.json").write_text("[]")  # from before there were versions
+    render = lambda objects=5: data.render_world(tmp_path, "porcelain", objects, 2, 0, quiet=True) or len(rendered)
+    assert render() == 5 and render() == 5 and len(data.load_views(tmp_path).images) == 8
+    kept = data.identity(tmp_path)
+    (tmp_path / "shard-0001.json").unlink()  # as a run that was killed before the record was written leaves it
+    assert render() == 7 and render() == 7 and data.identity(tmp_path) != kept
+    assert render(3) == 8 and len(data.load_records(tmp_path) + data.load_records(tmp_path, "test")) == 6
+    monkeypatch.setitem(data.WORLDS, "porcelain", replace(data.WORLDS["porcelain"], version=99))
+    with pytest.raises(UserError, match="shard-0000.webp shows version 2 .* 'porcelain'.*fire_kiln.py data"):
+        data.load_views(tmp_path)
+    assert render(3) == 11 and len(data.load_views(tmp_path).images) == 4
+    with pytest.raises(UserError, match="no rendered views"):
+        data.load_views(tmp_path / "none")
+
+
+def test_toon_shading_is_flat_outlined_and_of_the_objects_colour():
+    y, x = np.mgrid[:64, :64]
+    alpha = ((x - 32) ** 2 + (y - 32) ** 2 < 24**2)[..., None].astype(float)
+    albedo = np.broadcast_to([0.6, 0.1, 0.1], (64, 64, 3)) * alpha
+    light = 0.3 + 0.7 * (x / 64)[..., None]
+    drawn = toon(albedo * light, albedo, alpha)
+    inner = ((x - 32) ** 2 + (y - 32) ** 2 < 21**2)
+    tones, counts = np.unique(drawn[inner][:, 0].round(4), return_counts=True)
+    assert counts[counts > 100].sum() > 0.8 * inner.sum() and (counts > 100).sum() == 3, "three tones"
+    assert np.allclose(drawn[inner][:, 1] * 6, drawn[inner][:, 0])
+    edge = alpha[..., 0].astype(bool) & ~((x - 32) ** 2 + (y - 32) ** 2 < 22.5**2)
+    assert drawn[edge].max() < 0.05
 
 
 def test_training_stopped_or_killed_and_resumed_is_the_same_training(tmp_path, caplog):
@@ -128,23 +194,23 @@ def test_what_the_firing_keeps_is_of_the_views_and_the_autoencoder_that_are_ther
     monkeypatch.setattr(autoencoder, "encode_all", lambda vae, images, device: encoded.append(1) or torch.ones(len(images)))
     for world in fire.OBJECTS:
         made_up_views(tmp_path / "data" / world, world)
-    kiln.latents()
-    assert len(kiln.latents()) == 2 * len(kiln.views("base").images) and len(encoded) == 2
+    kiln.latents("base")
+    assert len(kiln.latents("base")) == 2 * len(kiln.views("base").images) and len(encoded) == 2
     torch.nn.init.ones_(vae.weight)
-    kiln.latents()
+    kiln.latents("base")
     assert len(encoded) == 4
-    before = (kiln.porcelain_folder() / "00000.png").read_bytes()
-    time = (kiln.porcelain_folder() / "00000.png").stat().st_mtime_ns
-    assert (kiln.porcelain_folder() / "00000.png").stat().st_mtime_ns == time
-    np.save(tmp_path / "data" / "porcelain" / "shard-0000.npy", 255 - np.load(tmp_path / "data" / "porcelain" / "shard-0000.npy"))
-    assert (kiln.porcelain_folder() / "00000.png").read_bytes() != before
+    first = kiln.pictures("porcelain") / "00000.png"
+    before, time = first.read_bytes(), first.stat().st_mtime_ns
+    assert kiln.pictures("porcelain") and first.stat().st_mtime_ns == time
+    repaint(tmp_path / "data" / "porcelain", lambda images: 255 - images)
+    assert (kiln.pictures("porcelain") / "00000.png").read_bytes() != before
 
 
 @pytest.mark.parametrize("scale", ["0", "-1", "nan", "inf"])
 def test_a_scale_that_trains_nothing_is_refused_and_weights_can_go_elsewhere(scale, tmp_path, monkeypatch):
     script = runpy.run_path(Path(__file__).parent.parent / "scripts" / "fire_kiln.py")
     fired = []
-    monkeypatch.setattr(fire.Kiln, "data", lambda kiln: fired.append(kiln.weights))
+    monkeypatch.setattr(fire.Kiln, "run", lambda kiln, stage: fired.append(kiln.weights))
     monkeypatch.setattr("sys.argv", ["fire_kiln.py", "data", "--scale", "0.1", "--weights", str(tmp_path)])
     script["main"]()
     assert fired == [tmp_path]
@@ -171,10 +237,51 @@ def test_the_same_images_give_the_same_kid_and_the_callers_randomness_is_left_al
 
 
 def test_the_judge_ignores_what_has_no_ground_truth():
-    porcelain = {"class": "vase", "colour": "white", "pattern": "waves", "material": "porcelain"}
-    wooden = {"class": "chair", "colour": None, "pattern": "plain", "material": "wooden"}
-    labels = judge.targets([porcelain, wooden])
-    assert labels["colour"].tolist() == [-100, -100] and labels["pattern"].tolist() == [-100, glazes.PATTERNS.index("plain")]
+    porcelain = {"class": "vase", "colour": "white", "pattern": "waves", "material": "porcelain", "caption": None}
+    wooden = {"class": "chair", "colour": None, "pattern": "plain", "material": "wooden", "caption": "a wooden chair"}
+    striped = {"class": "head", "colour": "red", "pattern": "striped", "caption": "a red head striped with blue", "hat": "hat", "expression": "smiling"}
+    plain = {"class": "head", "colour": "blue", "pattern": "plain", "caption": "a blue head", "hat": "no hat", "expression": "smiling"}
+    heads = judge.vocabulary([wooden, striped, plain, porcelain, plain | {"colour": "red"}])
+    assert heads == {"class": ("chair", "head", "vase"), "colour": ("blue", "red"), "pattern": ("plain", "striped"), "hat": ("hat", "no hat")}
+    labels = {name: each.tolist() for name, each in judge.targets([porcelain, wooden, striped, plain | {"class": "whale"}], heads).items()}
+    assert labels == {"class": [2, 0, 1, -100], "colour": [-100, -100, -100, 0], "pattern": [-100, 0, 1, 0], "hat": [-100, -100, 0, 1]}
+
+
+def test_a_judge_reads_in_the_words_that_it_was_trained_in_and_in_its_own_size(tmp_path):
+    given = judge.Judge({"class": ("head", "whale"), "hat": ("hat", "no hat")}, widths=(4, 8)).eval()
+    given.heads["hat"].bias.data[1] = 99
+    given.save(tmp_path / "model.safetensors")
+    loaded, images = judge.Judge.load(tmp_path / "model.safetensors"), torch.randn(3, 3, 32, 32)
+    assert loaded.vocabulary == given.vocabulary and loaded.num_features == 8
+    seen = judge.read(loaded, images)
+    assert seen["hat"] == ["no hat"] * 3 and len(seen["class"]) == 3
+    assert torch.allclose(loaded(images), given(images), atol=1e-2)
+
+
+def test_the_shipped_judge_says_what_it_reads_whatever_the_world_is_today(kiln_weights):
+    shipped = judge.Judge.load()
+    assert shipped.vocabulary.keys() >= {"class", "colour", "pattern"} and len(shipped.vocabulary["class"]) == shipped.heads["class"].out_features
+
+
+def test_prompts_for_the_prior_name_what_the_judge_reads():
+    pytest.importorskip("torchmetrics")
+    from core.evaluation.kiln import prior_prompts
+    from core.evaluation.readers import asked
+
+    vocabulary = {"class": ("vase", "owl", "chair"), "colour": ("red", "orange", "blue"), "pattern": ("striped", "plain", "starry")}
+    prompts = prior_prompts(vocabulary)
+    wanted = [asked(vocabulary, prompt) for prompt in prompts]
+    assert len(prompts) == 40 and prompts[0] == "a glossy red vase" and prompts[1] == "an orange owl striped with red"
+    for name, values in vocabulary.items():
+        assert {each.get(name) for each in wanted} >= set(values) - {"plain"}
+
+
+def test_a_layers_forward_pass_that_is_compiled_keeps_its_weights_names_and_is_copied_without_it():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    names = list(model.state_dict())
+    model.compile(backend="eager")
+    copy = torch.optim.swa_utils.AveragedModel(model).module
+    assert list(model.state_dict()) == names and torch.equal(copy(x := torch.randn(1, 3, 8, 8)), model(x))
 
 
 def test_a_controlnet_learns_to_draw_along_the_edges_and_leaves_the_prior_as_it_is(monkeypatch, tmp_path):

@@ -7,8 +7,8 @@ from transformers import CLIPConfig, CLIPModel
 
 from core.errors import UserError
 from core.evaluation.features import density_coverage, fid, kid, memorising, nearest, win_rates, with_interval
-from core.evaluation.readers import ClipReader, JudgeReader
-from core.kiln.judge import Judge, Verdict
+from core.evaluation.readers import ClipReader, JudgeReader, asked
+from core.kiln.judge import Judge
 
 from .conftest import tiny_tokenizer
 
@@ -73,15 +73,22 @@ def test_at_each_seed_the_nearest_of_those_that_are_right_wins():
 
 
 def test_the_judge_must_read_all_that_a_prompt_names(monkeypatch):
-    reader = JudgeReader(Judge(), ["a vase"])
-    verdict = Verdict(["vase", "vase", "bowl"], ["red", "blue", "red"], ["plain", "dotted", "dotted"])
-    monkeypatch.setattr("core.kiln.judge.read", lambda *_: verdict)
+    judge = Judge({"class": ("vase", "bowl", "head"), "colour": ("red", "blue", "white"), "pattern": ("plain", "striped", "dotted"),
+                   "hat": ("hat", "no hat"), "glasses": ("glasses", "no glasses"), "expression": ("smiling", "sad")}, widths=(4,))
+    reader = JudgeReader(judge, ["a vase"])
+    seen = {"class": ["vase", "vase", "bowl"], "colour": ["red", "blue", "red"], "pattern": ["plain", "dotted", "dotted"],
+            "hat": ["no hat"] * 3, "glasses": ["glasses"] * 3, "expression": ["sad"] * 3}
+    monkeypatch.setattr("core.kiln.judge.read", lambda *_: seen)
     images = torch.zeros(3, 3, 8, 8)
     assert reader(images, ["a vase"] * 3)["alignment"] == [1, 1, 0]
     assert reader(images, ["a red vase"] * 3)["alignment"] == [1, 0, 0]
     assert reader(images, ["a photo of a blue vase with white dots"] * 3)["alignment"] == [0, 1, 0]
     with pytest.raises(UserError, match="'a smile'"):
-        JudgeReader(Judge(), ["a vase", "a smile"])
+        JudgeReader(judge, ["a vase", "a smile"])
+    seen |= {"class": ["head"] * 3, "hat": ["hat", "no hat", "hat"], "expression": ["smiling", "smiling", "sad"]}
+    assert reader(images, ["a smiling head wearing a hat and glasses"] * 3)["alignment"] == [1, 0, 0]
+    assert reader(images, ["a head with no hat"] * 3)["alignment"] == [0, 1, 0]
+    assert asked(judge.vocabulary, "a red vase with stripes") == {"class": "vase", "pattern": "striped"}, "no picture says which colour is named first"
 
 
 def test_clip_finds_the_text_whose_feature_an_image_has(tmp_path):

@@ -251,9 +251,10 @@ def test_worlds_of_folders_hold_pictures_out_and_say_what_is_missing(pictures, t
 
 def test_attribute_prompts_ask_for_the_domains_own_things_first_and_for_colours_where_they_vary():
     plain = [{"class": name, "colour": "white"} for name in ("vase", "cup")]
-    asked = worlds.attribute_prompts(plain)
+    vocabulary = {"class": ("vase", "bottle", "bowl", "plate", "jar", "cup", "teapot", "ball", "cube", "cone"), "colour": ("red", "orange", "white", "blue")}
+    asked = worlds.attribute_prompts(plain, vocabulary)
     assert len(set(asked)) == 10 and asked[:2] == ("a vase", "a cup")
-    assert worlds.attribute_prompts([record | {"colour": colour} for record in plain for colour in ("red", "orange", "blue")], 3) == (
+    assert worlds.attribute_prompts([record | {"colour": colour} for record in plain for colour in ("red", "orange", "blue")], vocabulary, 3) == (
         "a red vase", "an orange cup", "a blue bottle")
 
 

@@ -365,7 +365,7 @@ def test_two_processes_learn_what_one_does(tiny_sd, pictures, tmp_path, monkeypa
 def test_fid_is_of_the_judges_features_for_the_kiln_and_of_inceptions_otherwise(tmp_path, monkeypatch):
     measures = pytest.importorskip("core.evaluation.measures", exc_type=ImportError)
     assert PRESETS["kiln"].judge == str(judge.WEIGHTS) and PRESETS["sd15"].judge is None
-    judge.Judge().save(tmp_path / "judge.safetensors")
+    judge.Judge({"class": ("vase", "bowl")}, widths=(4,)).save(tmp_path / "judge.safetensors")
     assert isinstance(find_fid_features(str(tmp_path / "judge.safetensors")), judge.Judge)
     with pytest.raises(UserError, match="no judge in"):
         find_fid_features(str(tmp_path / "none.safetensors"))

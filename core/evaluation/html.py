@@ -111,14 +111,15 @@ def data_uri(file: Path) -> str:
 
 
 def curves(block: Curves) -> str:
-    """An SVG: axes with round ticks, one line with its points for each series, a legend."""
+    """An SVG, a file of its own or in a page: axes with round ticks, one line with its points for each series, a legend."""
     points = [point for series in block.series.values() for point in series]
     if not points:
         return "<p>no points yet</p>"
     x_ticks, y_ticks = (ticks([point[axis] for point in points]) for axis in (0, 1))
     x = lambda value: LEFT + (value - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (WIDTH - LEFT - RIGHT)
     y = lambda value: HEIGHT - BOTTOM - (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (HEIGHT - TOP - BOTTOM)
-    parts = [f'<svg viewBox="0 0 {WIDTH + 190} {HEIGHT}" width="{WIDTH + 190}" role="img">']
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH + 190} {HEIGHT}" width="{WIDTH + 190}" role="img" '
+             'font-family="sans-serif" font-size="12">']
     for value in x_ticks:
         parts.append(f'<line x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke="#e6e9ed"/>'
                      f'<text class="soft" x="{x(value):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{value:g}</text>')
@@ -132,7 +133,7 @@ def curves(block: Curves) -> str:
         line = " ".join(f"{x(point[0]):.1f},{y(point[1]):.1f}" for point in series)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
         for point in series:
-            parts.append(f'<circle cx="{x(point[0]):.1f}" cy="{y(point[1]):.1f}" r="4" fill="{colour}"/>')
+            parts.append(f'<circle cx="{x(point[0]):.1f}" cy="{y(point[1]):.1f}" r="{4 if len(series) <= 40 else 2}" fill="{colour}"/>')
             if len(point) > 2:
                 parts.append(f'<text class="soft" x="{x(point[0]) + 6:.1f}" y="{y(point[1]) - 6:.1f}">{escape(str(point[2]))}</text>')
         parts.append(f'<rect x="{WIDTH}" y="{TOP + 22 * i}" width="12" height="12" rx="2" fill="{colour}"/>'

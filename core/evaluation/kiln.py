@@ -1,7 +1,7 @@
 """What the kiln's models must show, measured by the judge (its class, colour and pattern, its features' FID and KID)."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +11,26 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..conditions import load_controlnet
+from ..errors import UserError
 from ..images import to_pil, to_tensor
-from ..kiln import autoencoder, controlnet, judge, shapes
-from ..kiln.data import Views, load_views
+from ..kiln import autoencoder, controlnet, judge
+from ..kiln.data import WORLDS, Views, load_views
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
 from ..terms import Control
 from .measures import edge_f_score, fid, kid
+from .readers import asked
 from .speed import sampling_ratio
+from .worlds import with_article
 
 logger = logging.getLogger(__name__)
-PRIOR_PROMPTS = ("a glossy blue vase", "a matte red bowl", "a green teapot", "a yellow cup", "a purple plate", "an orange jar",
-                 "a black bottle", "a pink chair", "a matte green mushroom", "a glossy red ball")
-POTTERY_PROMPTS = tuple(f"a {name}" for name in shapes.POTTERY)
+PARITY_PROMPTS = ("a glossy blue vase", "a matte red bowl", "a green teapot", "a yellow cup")
+PATTERNED = {"striped": "{0} {2} striped with {1}", "dotted": "{0} {2} with {1} dots"}  # of two colours and a class; others as "netted red and blue vase"
+IMITATIONS = {  # of a domain, by the prior alone
+    "porcelain": ("a white {} striped with blue", "a white {} with blue dots"),
+    "face": ("a pink {}", "a brown {}"),
+    "animal": ("a brown {}", "a gray {}"),
+}
 SAMPLINGS = {  # what a call in a domain may be given, beside the preset's weights
     "all terms at all steps": {"guidance_interval": (0.0, 1.0), "guidance_every": 1},
     "guidance in its interval": {"guidance_every": 1},
@@ -33,7 +40,6 @@ SAMPLINGS = {  # what a call in a domain may be given, beside the preset's weigh
     "15 steps, all terms at every 2nd": {"guidance_every": 2, "num_inference_steps": 15},
     "10 steps": {"guidance_every": 1, "num_inference_steps": 10},
 }
-IMITATIONS = tuple(f"a white {name} {blue}" for name in shapes.POTTERY for blue in ("striped with blue", "with blue dots"))
 
 
 def generate(pipe: InDomainPipeline, prompts: list[str | None], num_inference_steps: int = 15, batch_size: int = 50, seed: int = 0, quiet: bool = False,
@@ -54,12 +60,42 @@ def spread(prompts, count: int) -> list[str]:
     return [prompts[i % len(prompts)] for i in range(count)]
 
 
-def share(read: list[str], asked: list[str]) -> float:
-    return sum(a == b for a, b in zip(read, asked)) / len(asked)
+def share(read: Sequence[str], wanted: Sequence[str]) -> float:
+    return sum(a == b for a, b in zip(read, wanted)) / len(wanted)
 
 
-def asked_class(prompts) -> list[str]:
-    return [next(w for w in reversed(p.split()) if w in shapes.SHAPES) for p in prompts]
+def named(critic: judge.Judge, images: torch.Tensor, prompts: Sequence[str]) -> dict[str, float]:
+    """For each attribute that the judge reads, the share of the images whose prompt names it that show it as asked."""
+    seen, wanted = judge.read(critic, images), [asked(critic.vocabulary, prompt) for prompt in prompts]
+    pairs = {name: [(seen[name][i], each[name]) for i, each in enumerate(wanted) if name in each] for name in critic.vocabulary}
+    return {name: share(*zip(*both)) for name, both in pairs.items() if both}
+
+
+def prior_prompts(vocabulary: Mapping[str, Sequence[str]], count: int = 40) -> list[str]:
+    """Classes and colours in turn, every second with a pattern, in the words of the world's captions."""
+    classes, colours, patterns = vocabulary["class"], vocabulary["colour"], [p for p in vocabulary["pattern"] if p != "plain"]
+    prompts = []
+    for i in range(count):
+        name, first, second = classes[i % len(classes)], colours[i % len(colours)], colours[(i + 1 + i % (len(colours) - 1)) % len(colours)]
+        if i % 2:
+            pattern = patterns[i // 2 % len(patterns)]
+            said = PATTERNED.get(pattern, pattern + " {} and {} {}").format(first, second, name)
+        else:
+            said = f"{('glossy', 'matte')[i // 2 % 2]} {first} {name}"
+        prompts.append(with_article(said))
+    return prompts
+
+
+def domain_classes(domain: str, vocabulary: Mapping[str, Sequence[str]]) -> list[str]:
+    """The domain's classes that the judge knows. Raises UserError for one that is no world of the kiln's."""
+    if domain not in WORLDS:
+        raise UserError(f"'{domain}' is no world of the kiln: give one of {', '.join(WORLDS)}")
+    return [name for name in WORLDS[domain].classes if name in vocabulary["class"]]
+
+
+def imitations(domain: str, classes: Sequence[str]) -> list[str]:
+    """What comes nearest to a domain in the prior's own words."""
+    return [said.format(name) for name in classes for said in IMITATIONS.get(domain, ("a {}",))]
 
 
 @torch.inference_mode()
@@ -92,42 +128,46 @@ def parity(steps: int = 20) -> dict[str, float]:
         generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
         return pipe(prompts, generator=generators, num_inference_steps=steps, output_type="pt", **scale).images
 
-    batch = images(ours, list(PRIOR_PROMPTS[:4]), control_scale=7.5)
-    alone = images(ours, list(PRIOR_PROMPTS[:1]), control_scale=7.5)
-    return {"diffusers": float((batch - images(theirs, list(PRIOR_PROMPTS[:4]), guidance_scale=7.5)).abs().max()),
+    batch = images(ours, list(PARITY_PROMPTS), control_scale=7.5)
+    alone = images(ours, list(PARITY_PROMPTS[:1]), control_scale=7.5)
+    return {"diffusers": float((batch - images(theirs, list(PARITY_PROMPTS), guidance_scale=7.5)).abs().max()),
             "batch": float((batch[:1] - alone).abs().max())}
 
 
 def autoencoder_psnr(data: Path) -> dict[str, float]:
-    """dB on held-out views of both worlds."""
+    """dB on held-out views of every world that is there."""
     vae = InDomainPipeline.from_pretrained("kiln").vae
-    return {world: autoencoder.psnr(vae, load_views(data / world, "test"), torch.device("cpu")) for world in ("base", "porcelain")}
+    return {world: autoencoder.psnr(vae, load_views(data / world, "test"), torch.device("cpu")) for world in rendered_worlds(data)}
+
+
+def rendered_worlds(data: Path) -> list[str]:
+    return [world for world in WORLDS if (data / world).is_dir()]
 
 
 def judge_accuracy(data: Path) -> dict[str, dict[str, float]]:
-    """The judge's own, on held-out views of both worlds."""
-    return {world: judge.accuracy(judge.Judge.load(), load_views(data / world, "test")) for world in ("base", "porcelain")}
+    """The judge's own, on held-out views of every world that is there."""
+    return {world: judge.accuracy(judge.Judge.load(), load_views(data / world, "test")) for world in rendered_worlds(data)}
 
 
-def prior_alignment(seeds: int = 20, quiet: bool = False) -> dict[str, float]:
-    """Share of the prior's images that show the asked class and colour."""
-    prompts = [p for p in PRIOR_PROMPTS for _ in range(seeds)]
-    verdict = judge.read(judge.Judge.load(), generate(InDomainPipeline.from_pretrained("kiln"), prompts, quiet=quiet))
-    colours = [next(w for w in p.split() if w in judge.COLOURS) for p in prompts]
-    return {"class": share(verdict.classes, asked_class(prompts)), "colour": share(verdict.colours, colours)}
+def prior_alignment(seeds: int = 25, preset: str = "kiln", quiet: bool = False) -> dict[str, float]:
+    """Share of the prior's images that show the asked class, colour and pattern, of 40 prompts and so many seeds of each."""
+    critic = judge.Judge.load()
+    prompts = [prompt for prompt in prior_prompts(critic.vocabulary) for _ in range(seeds)]
+    return named(critic, generate(InDomainPipeline.from_pretrained(preset), prompts, quiet=quiet), prompts)
 
 
 def domain_fidelity(data: Path, domain: str = "porcelain", count: int = 2000, quiet: bool = False) -> dict[str, float]:
     """kiln-FID against the domain's renders: unconditional, prompted, and of the prior asked for an imitation of the domain."""
     critic, real = judge.Judge.load(), views_tensor(load_views(data / domain))
     ours, prior = InDomainPipeline.from_pretrained("kiln", domain=domain), InDomainPipeline.from_pretrained("kiln")
-    prompts = spread(POTTERY_PROMPTS, count)
+    classes = domain_classes(domain, critic.vocabulary)
+    prompts = spread([with_article(name) for name in classes], count)
     prompted = generate(ours, prompts, quiet=quiet)
     scores = {
-        "fid_prior": fid(critic, real, generate(prior, spread(IMITATIONS, count), quiet=quiet)),
+        "fid_prior": fid(critic, real, generate(prior, spread(imitations(domain, classes), count), quiet=quiet)),
         "fid_unconditional": fid(critic, real, generate(ours, [None] * count, quiet=quiet)),
         "fid_prompted": fid(critic, real, prompted),
-        "class_prompted": share(judge.read(critic, prompted).classes, asked_class(prompts)),
+        "class_prompted": named(critic, prompted, prompts)["class"],
     }
     return scores | {f"{k}_ratio": scores[k] / scores["fid_prior"] for k in ("fid_unconditional", "fid_prompted")}
 
@@ -136,12 +176,13 @@ def sampling_costs(data: Path, domain: str = "porcelain", count: int = 1000, qui
     """For each of SAMPLINGS the cost of an image over that of plain classifier-free guidance in the preset's steps, and what it is worth: kiln-FID
     and the share that shows the asked class, of `count` images from the same seeds."""
     critic, real = judge.Judge.load(), views_tensor(load_views(data / domain))
-    pipe, prompts = InDomainPipeline.from_pretrained("kiln", domain=domain), spread(POTTERY_PROMPTS, count)
+    pipe = InDomainPipeline.from_pretrained("kiln", domain=domain)
+    prompts = spread([with_article(name) for name in domain_classes(domain, critic.vocabulary)], count)
     result = {}
     for name, settings in SAMPLINGS.items():
         images = generate(pipe, prompts, quiet=quiet, **{"num_inference_steps": pipe.config.num_inference_steps} | settings)
         result[name] = {"cost": sampling_ratio(pipe, settings, batch=4, repeats=5, quiet=quiet), "fid": fid(critic, real, images),
-                        "class": share(judge.read(critic, images).classes, asked_class(prompts))}
+                        "class": named(critic, images, prompts)["class"]}
     return result
 
 
@@ -183,5 +224,5 @@ def run_quality(folder: Path, data: Path, domain: str = "porcelain") -> dict[str
     result = {}
     for stage in ("init", "refine"):
         views = turntable_views(folder, stage)
-        result[f"{stage}_kid"], result[f"{stage}_classes"] = kid(critic, real, views), judge.read(critic, views).classes
+        result[f"{stage}_kid"], result[f"{stage}_classes"] = kid(critic, real, views), judge.read(critic, views)["class"]
     return result

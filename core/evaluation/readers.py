@@ -1,6 +1,6 @@
 """Whether images show what their prompts ask for: read by the kiln's judge, or by CLIP."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,35 +12,47 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from ..errors import UserError
 from ..presets import wanted
 
+NOUNS = {"stripes": "striped", "dots": "dotted", "checks": "checkered", "zigzags": "zigzagged", "stars": "starry", "net": "netted",
+         "swirls": "swirled", "patches": "patched", "base": "dipped"}  # what a prompt may say in place of a pattern's adjective
 CLIP = "openai/clip-vit-base-patch16"  # what torchmetrics' CLIPScore reads by, and papers
 
 
+def asked(vocabulary: Mapping[str, Sequence[str]], prompt: str) -> dict[str, str]:
+    """What a prompt names of what a judge can read: attribute -> value, such as "hat" -> "hat", "expression" -> "smiling".
+
+    Of several values the first is meant, and "no hat" goes before "hat". A colour is left out where no picture says which of two is named first.
+    Raises UserError for a prompt without a class, which the judge cannot tell.
+    """
+    from ..kiln.judge import GROUNDED
+
+    text = f" {' '.join(NOUNS.get(word, word) for word in prompt.lower().replace(',', ' ').split())} "
+    found = {}
+    for name, values in vocabulary.items():
+        said = [(text.find(f" {value} "), -len(value), value) for value in values if f" {value} " in text]
+        if said:
+            found[name] = min(said)[2]
+    if "class" not in found:
+        raise UserError(f"the judge cannot tell whether an image shows '{prompt}': name one of {', '.join(vocabulary['class'])} in it")
+    if found.get("pattern", "plain") not in GROUNDED:
+        found.pop("colour", None)
+    return found
+
+
 class JudgeReader:
-    """The judge's class, and its colour and pattern where the prompt names one. Raises UserError for prompts (`choices`) that it cannot tell."""
+    """The judge's class, and whatever else the prompt names that it reads. Raises UserError for prompts (`choices`) that it cannot tell."""
 
     def __init__(self, judge: nn.Module, choices: Sequence[str]):
         self.judge = judge
         for choice in choices:
-            self.asked(choice)
-
-    def asked(self, prompt: str) -> tuple[str, str | None, str | None]:
-        """Class, colour and pattern. Raises UserError for a prompt without a class, which the judge cannot tell."""
-        from ..kiln.glazes import COLOURS, PATTERNS
-        from ..kiln.shapes import SHAPES
-
-        words = ["dotted" if word == "dots" else word for word in prompt.lower().replace(",", " ").split()]
-        found = [next((word for word in words if word in known), None) for known in (SHAPES, COLOURS, PATTERNS)]
-        if found[0] is None:
-            raise UserError(f"the judge cannot tell whether an image shows '{prompt}': name one of {', '.join(SHAPES)} in it")
-        return tuple(found)
+            asked(judge.vocabulary, choice)
 
     def __call__(self, images: torch.Tensor, prompts: Sequence[str]) -> dict[str, list[float]]:
         """alignment: 1 where all that the prompt names is read in the image (N, 3, H, W) in [-1, 1], else 0."""
         from ..kiln.judge import read
 
-        verdict = read(self.judge, images.to(next(self.judge.parameters()).device))
-        seen = zip(verdict.classes, verdict.colours, verdict.patterns)
-        return {"alignment": [float(all(a in (None, s) for a, s in zip(self.asked(prompt), each))) for prompt, each in zip(prompts, seen)]}
+        seen = read(self.judge, images.to(next(self.judge.parameters()).device))
+        wanted = [asked(self.judge.vocabulary, prompt) for prompt in prompts]
+        return {"alignment": [float(all(seen[name][i] == value for name, value in each.items())) for i, each in enumerate(wanted)]}
 
 
 class ClipReader:

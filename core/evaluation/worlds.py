@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def find_worlds(preset: Preset, domains: Sequence[str], data: str | Path | None,
     if data is None and preset.judge is None:
         raise UserError(f"no pictures are at hand of any domain over '{preset.name}': give --domain NAME and --data FOLDER")
     if data is None:
-        return [rendered(name, asked, work) for name in domains or shipped(preset.name)]
+        return [rendered(name, asked, work, preset.judge) for name in domains or shipped(preset.name)]
     if len(domains) != 1:
         raise UserError(f"--data is the pictures of one domain, and there are {len(domains)}: give one --domain")
     if asked is None:
@@ -62,31 +62,33 @@ def read_prompts(file: str | Path) -> tuple[str, ...]:
     return prompts
 
 
-def rendered(name: str, prompts: tuple[str, ...] | None, work: Path) -> World:
-    """A world of the kiln: its rendered views, as pictures on white."""
-    from ..kiln.data import load_views, write_pictures
+def rendered(name: str, prompts: tuple[str, ...] | None, work: Path, judge: str) -> World:
+    """A world of the kiln: its rendered views, as pictures on white, and what its judge can read."""
+    from ..kiln.data import identity, load_views, write_pictures
     from ..kiln.fire import CACHE
-    from ..kiln.loop import digest
+    from ..kiln.judge import Judge
 
     train, held_out = (load_views(CACHE / "data" / name, split) for split in ("train", "test"))
-    key = digest(train.images, held_out.images)
+    key = identity(CACHE / "data" / name)
     folder = work / f"{name}-{key[:8]}"
     for views, split in ((train, "train"), (held_out, "held-out")):
         if not (folder / split).exists():
             write_pictures(views.images, folder / split)
-    return World(name, folder / "train", folder / "held-out", key, prompts or attribute_prompts(train.records))
+    prompts = prompts or attribute_prompts(train.records, Judge.load(Path(judge)).vocabulary)
+    return World(name, folder / "train", folder / "held-out", key, prompts)
 
 
-def attribute_prompts(records: list[dict], count: int = 10) -> tuple[str, ...]:
+def attribute_prompts(records: list[dict], vocabulary: Mapping[str, Sequence[str]], count: int = 10) -> tuple[str, ...]:
     """What the judge can read: the domain's own classes, then others that an open-world prompt may ask for; with a colour where they vary."""
-    from ..kiln.glazes import COLOURS
-    from ..kiln.shapes import SHAPES
-
     own = {record["class"] for record in records}
-    classes = sorted(SHAPES, key=lambda name: name not in own)  # in the world's order, the domain's own first
-    colours = [colour for colour in COLOURS if any(record["colour"] == colour for record in records)]
+    classes = sorted(vocabulary["class"], key=lambda name: name not in own)  # in the world's order, the domain's own first
+    colours = [colour for colour in vocabulary["colour"] if any(record.get("colour") == colour for record in records)]
     said = [f"{colours[i % len(colours)]} {name}" if len(colours) > 2 else name for i, name in enumerate(classes[:count])]
-    return tuple(f"{'an' if words[0] in 'aeiou' else 'a'} {words}" for words in said)
+    return tuple(map(with_article, said))
+
+
+def with_article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def in_folders(name: str, data: Path, held_out: Path | None, prompts: tuple[str, ...], work: Path) -> World:

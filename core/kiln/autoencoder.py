@@ -2,17 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from ..images import contact_sheet, to_pil
 from .data import Views, composite
-from .loop import digest, fit
+from .loop import fit, make_fast
 
 LATENT_CHANNELS = 8  # with 4, porcelain's lines stay a blur: 24.3 dB against 29.5 on the base views
 KL_WEIGHT = 1e-5  # per latent dimension; 1e-2 ruins it
-BATCH = (3, 5)  # whole views of base and porcelain a step: fine lines are what is hard
+BATCH = {"base": 3, "porcelain": 3}  # whole views of a world a step, of others 1: porcelain's fine lines are what is hard
+FINISH = {"porcelain": 3}  # and while the decoder learns alone, as they are what it still blurs
 FULL_SIZE = 0.7  # the share of training after which whole 128 px images take the place of crops
 
 
@@ -58,40 +60,46 @@ def losses(vae: AutoencoderKL, x: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"loss": mse + 0.05 * F.l1_loss(y, x) + 0.1 * edges + KL_WEIGHT * kl, "mse": mse.detach(), "kl": kl.detach()}
 
 
-def train(base: Views, porcelain: Views, folder: Path, device: torch.device, steps: int, quiet: bool = False) -> AutoencoderKL:
-    """Base and porcelain views: the autoencoder is a camera, not a model of either world."""
+def train(worlds: dict[str, Views], folder: Path, device: torch.device, steps: int, made_from: str = "", quiet: bool = False) -> AutoencoderKL:
+    """Views of all worlds, by name: the autoencoder is a camera, not a model of any. made_from: tells them from others."""
     torch.manual_seed(0)
-    vae = new_autoencoder().to(device, memory_format=torch.channels_last)
-    images = [torch.from_numpy(base.images), torch.from_numpy(porcelain.images)]
+    vae = new_autoencoder().to(device)
+    make_fast(device, vae.encoder, vae.decoder)
+    images = {world: torch.from_numpy(views.images) for world, views in worlds.items()}
 
     def loss(step):
-        whole = step >= FULL_SIZE * steps
-        x = torch.cat([batch(i, whole, size, device) for i, size in zip(images, BATCH)]).contiguous(memory_format=torch.channels_last)
-        return losses(vae, x)
+        return losses(vae, mixed(images, step >= FULL_SIZE * steps, BATCH, device))
 
-    test = torch.cat([i[:: len(i) // 6][:6] for i in images])
+    each = max(1, 12 // len(images))
+    test = np.concatenate([x[:: -(-len(x) // each)] for x in images.values()])
 
-    @torch.inference_mode()
     def sample(model, step):
-        x = torch.from_numpy(composite(test.numpy())).permute(0, 3, 1, 2).to(device)
+        x = torch.from_numpy(composite(test)).permute(0, 3, 1, 2).to(device)
         y = model.decode(model.encode(x).latent_dist.mode()).sample
-        contact_sheet([*to_pil(x), *to_pil(y)], columns=12).save(folder / f"sample-{step:06d}.png")
+        contact_sheet([*to_pil(x), *to_pil(y)], columns=len(test)).save(folder / f"sample-{step:06d}.png")
 
-    return fit(vae, loss, steps, 1.5e-3, folder, made_from=digest(*images), ema=0.98, sample=sample, sample_every=500, quiet=quiet)
+    return fit(vae, loss, steps, 1.5e-3, folder, made_from=made_from, ema=0.98, sample=sample, sample_every=500, quiet=quiet)
 
 
-def finish(vae: AutoencoderKL, base: Views, porcelain: Views, folder: Path, device: torch.device, steps: int, quiet: bool = False) -> AutoencoderKL:
-    """The decoder alone learns on, latents unchanged: six porcelain views to a base view, as porcelain's lines are what it still blurs."""
-    images = [torch.from_numpy(base.images), torch.from_numpy(porcelain.images)]
+def finish(vae: AutoencoderKL, worlds: dict[str, Views], folder: Path, device: torch.device, steps: int, made_from: str = "",
+           quiet: bool = False) -> AutoencoderKL:
+    """The decoder alone learns on, latents unchanged."""
+    images = {world: torch.from_numpy(views.images) for world, views in worlds.items()}
     vae.train().requires_grad_(False)
     for part in (vae.decoder, vae.post_quant_conv):
         part.requires_grad_(True)
+    make_fast(device, vae.encoder, vae.decoder)
 
     def loss(step):
-        x = torch.cat([batch(i, True, n, device) for i, n in zip(images, (1, 6))])
-        return losses(vae, x.contiguous(memory_format=torch.channels_last))
+        return losses(vae, mixed(images, True, FINISH, device))
 
-    return fit(vae, loss, steps, 7e-4, folder, made_from=digest(*images), ema=0.98, quiet=quiet)
+    return fit(vae, loss, steps, 7e-4, folder, made_from=made_from, ema=0.98, quiet=quiet)
+
+
+def mixed(images: dict[str, torch.Tensor], whole: bool, sizes: dict[str, int], device) -> torch.Tensor:
+    """A `batch` of each world, of 1 view where `sizes` does not say."""
+    parts = [batch(x, whole, sizes.get(world, 1), device) for world, x in images.items()]
+    return torch.cat(parts).contiguous(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
@@ -107,9 +115,9 @@ def psnr(vae: AutoencoderKL, views: Views, device: torch.device) -> float:
 
 @torch.inference_mode()
 def encode_all(vae: AutoencoderKL, images, device: torch.device) -> torch.Tensor:
-    """RGBA views on white -> scaled latents (N, C, h, w), the posterior's mode."""
+    """RGBA views on white -> scaled latents (N, C, h, w) in fp16 on the CPU, the posterior's mode."""
     latents = []
     for i in range(0, len(images), 64):
         x = torch.from_numpy(composite(images[i : i + 64])).permute(0, 3, 1, 2).to(device)
-        latents.append(vae.encode(x).latent_dist.mode() * vae.config.scaling_factor)
+        latents.append((vae.encode(x).latent_dist.mode() * vae.config.scaling_factor).half().cpu())
     return torch.cat(latents)

@@ -9,29 +9,21 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from . import glazes, shapes
 from .data import Views, composite
-from .loop import digest, fit
+from .loop import fit, make_fast
 
 WIDTH = 128  # of text tokens, image tokens and the shared space
 MAX_TOKENS = 32
 IMAGE_SIZE = 64
-MERGES = 700
+TOKENS = 1400  # at most: letters, their joints and whole words of the captions
 
 
-def caption_corpus(count: int = 8000) -> list[str]:
-    """Captions of imaginary objects: captions need no geometry."""
-    rng = np.random.default_rng(0)
-    names = list(shapes.SHAPES)
-    return [glazes.captioned(shapes.Form(names[i % len(names)], []), rng).caption for i in range(count)]
-
-
-def new_tokenizer() -> CLIPTokenizer:
+def new_tokenizer(captions: list[str]) -> CLIPTokenizer:
     """CLIP's tokenizer with merges learned on the captions: their words are one token each, any other text is bytes."""
-    trainer = trainers.BpeTrainer(vocab_size=MERGES, end_of_word_suffix="</w>", show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=TOKENS, end_of_word_suffix="</w>", show_progress=False)
     words = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words.train_from_iterator(caption_corpus(), trainer)
+    words.train_from_iterator(captions, trainer)
     merges = [tuple(m) for m in json.loads(words.to_str())["model"]["merges"]]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(m) for m in merges), "<|startoftext|>", "<|endoftext|>"]
@@ -61,21 +53,20 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
 
 def small(images: np.ndarray) -> torch.Tensor:
     """RGBA views on white at the vision tower's size, resized as Zero-1-to-3 does: (N, 3, 64, 64) in about [-1, 1]."""
-    parts = [F.interpolate(torch.from_numpy(composite(images[i : i + 256])).permute(0, 3, 1, 2), size=IMAGE_SIZE, mode="bicubic", antialias=True)
-             for i in range(0, len(images), 256)]
-    return torch.cat(parts)
+    return F.interpolate(torch.from_numpy(composite(images)).permute(0, 3, 1, 2), size=IMAGE_SIZE, mode="bicubic", antialias=True)
 
 
-def train(base: Views, folder: Path, device: torch.device, steps: int, quiet: bool = False) -> tuple[CLIPModel, CLIPTokenizer]:
-    """Contrastive training (InfoNCE, both ways) on captioned base views."""
+def train(base: Views, folder: Path, device: torch.device, steps: int, made_from: str = "", quiet: bool = False) -> tuple[CLIPModel, CLIPTokenizer]:
+    """Contrastive training (InfoNCE, both ways) on captioned base views. made_from: tells them from others."""
     torch.manual_seed(0)
-    tokenizer = new_tokenizer()
-    clip = new_clip(tokenizer).to(device)
-    pixels, ids = small(base.images), tokenize(tokenizer, [r["caption"] for r in base.records])
+    captions = [r["caption"] for r in base.records]
+    tokenizer = new_tokenizer(captions)
+    clip, ids = new_clip(tokenizer).to(device), tokenize(tokenizer, captions)
+    make_fast(device, clip.text_model, clip.vision_model)
 
     def loss(step):
-        index = torch.randint(len(pixels), (192,))
-        x, tokens = pixels[index].to(device), ids[index].to(device)
+        index = torch.randint(len(ids), (192,))
+        x, tokens = small(base.images[index.numpy()]).to(device), ids[index].to(device)
         x = torch.where(torch.rand(len(x), 1, 1, 1, device=device) < 0.5, x.flip(-1), x)
         out = clip(input_ids=tokens, pixel_values=x)
         same = (tokens[:, None] == tokens[None]).all(-1).float()  # equal captions are no negatives
@@ -83,5 +74,4 @@ def train(base: Views, folder: Path, device: torch.device, steps: int, quiet: bo
         ce = (F.cross_entropy(out.logits_per_text, target) + F.cross_entropy(out.logits_per_image, target)) / 2
         return {"loss": ce}
 
-    return fit(clip, loss, steps, 1e-3, folder, made_from=digest(base.images, ids), quiet=quiet), tokenizer
-
+    return fit(clip, loss, steps, 1e-3, folder, made_from=made_from, quiet=quiet), tokenizer

@@ -1,6 +1,6 @@
 """The kiln's ControlNet: the prior's encoder once more, taught to draw along a picture's edges (Zhang et al. 2023)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import nn
 from ..checkpoints import fingerprint
 from ..conditions import canny
 from ..text import encode_prompts
-from .loop import digest, fit
+from .loop import digest, fit, make_fast
 from .prior import denoising_loss, new_scheduler
 
 NO_TEXT = 0.5  # share of captions left out, as in the paper: what a shape is has to be read off its edges too
@@ -38,13 +38,16 @@ def as_picture(edges: torch.Tensor) -> torch.Tensor:
 
 
 def train(latents: torch.Tensor, edges: torch.Tensor, captions: list[str], prior: StableDiffusionPipeline, folder: Path,
-          device: torch.device, steps: int, batch_size: int = 16, quiet: bool = False) -> ControlNetModel:
-    """The prior's own loss on `latents` (N, C, h, w) with their captions and edges (N, 8 h, 8 w); all of the prior stays as it is."""
+          device: torch.device, steps: int, batch_size: int = 16, sample: Callable[[nn.Module, int], None] | None = None,
+          quiet: bool = False) -> ControlNetModel:
+    """The prior's own loss on `latents` (N, C, h, w) with their captions and edges (N, 8 h, 8 w); all of the prior stays as it is.
+
+    sample: as in `fit`.
+    """
     torch.manual_seed(0)
     unet, text_encoder = (part.to(device).eval().requires_grad_(False) for part in (prior.unet, prior.text_encoder))
     net = from_prior(unet).to(device)
-    for part in (unet, net):
-        part.to(memory_format=torch.channels_last)
+    make_fast(device, unet, net)
     scheduler = new_scheduler()
 
     def loss(step):
@@ -56,7 +59,7 @@ def train(latents: torch.Tensor, edges: torch.Tensor, captions: list[str], prior
             down, mid = net(z_t, t, context, picture, return_dict=False)
             return unet(z_t, t, context, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
 
-        return denoising_loss(predict, latents[index].to(device), scheduler)
+        return denoising_loss(predict, latents[index].to(device).float(), scheduler)
 
     made_from = digest(latents, edges, captions, fingerprint(unet, text_encoder))
-    return fit(net, loss, steps, 5e-4, folder, made_from=made_from, quiet=quiet)
+    return fit(net, loss, steps, 5e-4, folder, made_from=made_from, sample=sample, quiet=quiet)

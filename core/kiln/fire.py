@@ -1,35 +1,84 @@
 """Firing the kiln: the stages from nothing to the weights that ship with the package."""
 
+import hashlib
+import inspect
 import json
 import logging
 import os
 import shutil
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
+from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from ..checkpoints import fingerprint, save_atomically, write_atomically
 from ..devices import find_device
+from ..images import contact_sheet, to_pil
+from ..pipeline import InDomainPipeline
 from . import autoencoder, clip, controlnet, judge, prior, zero123
-from .data import Views, load_views, render_world, write_pictures
+from .data import DOMAINS, WORLDS, Views, composite, identity, load_records, load_views, origin, render_world, write_pictures
 from .loop import digest
 
 logger = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parent / "weights"
 CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")) / "kiln"
-STAGES = ("data", "autoencoder", "clip", "prior", "porcelain", "zero123", "controlnet", "judge")
-OBJECTS = {"base": (1008, 3, 2), "porcelain": (384, 6, 0)}  # objects, photo views, wide views
-STEPS = {"autoencoder": 2900, "decoder": 1900, "clip": 250, "prior": 4400, "porcelain": 2750, "zero123": 2800, "controlnet": 1500,
-         "judge": 1500}
+OBJECTS = {"base": (20160, 2, 1), "toon": (1008, 3, 0)} | dict.fromkeys(DOMAINS, (1600, 3, 0))  # objects, photo views, wide views
+STEPS = {"autoencoder": 2900, "decoder": 1900, "clip": 250, "prior": 4400, "toon": 600, "zero123": 2800, "controlnet": 1500,
+         "judge": 1500} | dict.fromkeys(DOMAINS, 2750)
+SHOWN = 8  # images on a sample sheet, or pairs
+MINUTE = 60.0  # seconds between two entries of a stage's time
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage depends on, views of worlds, folders of weights and code; and the folders of weights that it writes."""
+
+    worlds: Sequence[str] = ()
+    models: Sequence[str] = ()
+    code: Sequence[ModuleType] = ()
+    writes: Sequence[str] = ()
+
+
+STAGES = {
+    "data": Stage(),
+    "autoencoder": Stage(tuple(WORLDS), (), (autoencoder,), ("prior/vae",)),
+    "clip": Stage(("base",), (), (clip,), ("clip",)),
+    "prior": Stage(("base",), ("prior/vae", "clip"), (prior,), ("prior/unet", "prior/text_encoder", "prior/tokenizer", "prior/scheduler")),
+    **{name: Stage((name,), ("prior",), (), (f"domains/{name}",)) for name in DOMAINS},
+    "toon": Stage(("toon",), ("prior",), (prior,), ("toon",)),
+    "zero123": Stage(("base",), ("prior", "clip"), (prior, zero123), ("zero123",)),
+    "controlnet": Stage(("base",), ("prior",), (prior, controlnet), ("controlnet",)),
+    "judge": Stage(tuple(WORLDS), (), (judge,), ("judge",)),
+}
 
 
 def has_changed(mark: Path, made_from: str) -> bool:
     """Whether what a file marks was made from something else, or not at all."""
     return not mark.exists() or mark.read_text() != made_from
+
+
+def digest_files(folders: Sequence[Path]) -> str:
+    """A short hash of models: their weights and configurations, but not where these were loaded from; "" where a folder is missing."""
+    whole = hashlib.sha256()
+    for folder in folders:
+        if not folder.is_dir():
+            return ""
+        for file in sorted(file for file in folder.rglob("*") if file.suffix in (".json", ".safetensors")):
+            content = file.read_bytes()
+            if file.suffix == ".json":
+                content = json.dumps({key: value for key, value in json.loads(content).items() if not key.startswith("_")}).encode()
+            whole.update(str(file.relative_to(folder)).encode() + content)
+    return whole.hexdigest()[:16]
 
 
 class Kiln:
@@ -40,100 +89,206 @@ class Kiln:
         self.device = find_device(device)
         self.steps = {k: max(2, round(v * scale)) for k, v in STEPS.items()}
 
-    def views(self, world: str, split: str = "train"):
-        return load_views(self.cache / "data" / world, split)
+    def run(self, stage: str) -> None:
+        """One of STAGES, unless it is finished: what it has left is there, and it was made from what there is now.
+
+        CACHE/stages/STAGE.json says that, and the seconds that the stage took, by device.
+        """
+        file = self.cache / "stages" / f"{stage}.json"
+        record, now = json.loads(file.read_text()) if file.exists() else {}, self.depends(stage)
+        if record and all(record[key] == value for key, value in now.items()) and record["made"] == self.made(stage):
+            logger.info("%s is finished", stage)
+            return
+        same = record.get("inputs") == now["inputs"]
+        if stage in DOMAINS and not same:
+            shutil.rmtree(self.cache / stage, ignore_errors=True)  # before the record says otherwise: killed in between, it starts anew again
+        record = now | {"made": None, "seconds": record["seconds"] if same else {}}
+        with self.clock(record, file):
+            self.domain(stage) if stage in DOMAINS else getattr(self, stage)()
+            record["made"] = self.made(stage)
+        logger.info("%s took %.0f s in all", stage, sum(record["seconds"].values()))
+
+    def depends(self, stage: str) -> dict:
+        """What tells a run of a stage from others. inputs: its data and models; steps; code: the source of its recipe."""
+        if stage == "data":
+            return {"inputs": digest({w: [origin(w, photo, wide, n, 0), n] for w, (n, photo, wide) in OBJECTS.items()}), "steps": None, "code": ""}
+        needs = STAGES[stage]
+        views, models = [identity(self.cache / "data" / world) for world in needs.worlds], digest_files([self.weights / name for name in needs.models])
+        place = [self.preset(), self.precision()] if stage in DOMAINS else []
+        steps = [v for k, v in self.steps.items() if k == stage or (stage, k) == ("autoencoder", "decoder")]
+        return {"inputs": digest(views, models, place), "steps": steps, "code": digest([inspect.getsource(module) for module in needs.code])}
+
+    def made(self, stage: str) -> str:
+        """What tells a stage's results from others; "" where they are missing."""
+        if stage == "data":
+            return digest({w: identity(self.cache / "data" / w) if (self.cache / "data" / w).is_dir() else "" for w in OBJECTS})
+        return digest_files([self.weights / name for name in STAGES[stage].writes])
+
+    @contextmanager
+    def clock(self, record: dict, file: Path) -> Iterator[None]:
+        """Add the seconds spent inside to a record and write it, every minute and at the end: those of a killed run count too."""
+        machine = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{os.cpu_count()} CPU cores"
+        before, start, done = record["seconds"].get(machine, 0.0), time.monotonic(), threading.Event()
+        file.parent.mkdir(parents=True, exist_ok=True)
+
+        def write() -> None:
+            record["seconds"][machine] = round(before + time.monotonic() - start, 1)
+            write_atomically(json.dumps(record, indent=1), file)
+
+        def write_every_minute() -> None:
+            while not done.wait(MINUTE):
+                write()
+
+        write()
+        thread = threading.Thread(target=write_every_minute, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            write()
+
+    def sizes(self) -> dict[str, float]:
+        """MiB of each model, and of all together."""
+        parts = {name for stage in STAGES.values() for name in stage.writes}
+        sizes = {name: sum(file.stat().st_size for file in (self.weights / name).rglob("*.safetensors")) / 2**20 for name in sorted(parts)}
+        return {name: round(size, 1) for name, size in (sizes | {"all": sum(sizes.values())}).items() if size}
+
+    def views(self, *worlds: str, split: str = "train") -> Views:
+        return load_views([self.cache / "data" / world for world in worlds], split)
 
     def data(self) -> None:
         for world, (objects, photo, wide) in OBJECTS.items():
             render_world(self.cache / "data" / world, world, objects, photo, wide, quiet=self.quiet)
-        self.porcelain_folder()
 
-    def porcelain_folder(self) -> Path:
-        """The porcelain domain as a user would have it: a folder of PNG files, no captions."""
-        folder, images = self.cache / "porcelain-images", self.views("porcelain").images
-        mark, made_from = folder.with_suffix(".txt"), digest(images)
+    def pictures(self, world: str) -> Path:
+        """A domain as a user would have it: a folder of PNG files, no captions."""
+        folder, made_from = self.cache / f"{world}-images", identity(self.cache / "data" / world)
+        mark = folder.with_suffix(".txt")
         if not folder.exists() or has_changed(mark, made_from):
             shutil.rmtree(folder, ignore_errors=True)
-            write_pictures(images, folder)
+            write_pictures(self.views(world).images, folder)
             write_atomically(made_from, mark)
         return folder
 
     def autoencoder(self) -> None:
-        views = self.views("base"), self.views("porcelain")
-        vae = autoencoder.train(*views, self.cache / "autoencoder", self.device, self.steps["autoencoder"], self.quiet)
-        vae = autoencoder.finish(vae, *views, self.cache / "decoder", self.device, self.steps["decoder"], self.quiet)
+        worlds = {world: self.views(world) for world in WORLDS}
+        settings = dict(made_from=digest([identity(self.cache / "data" / world) for world in WORLDS]), quiet=self.quiet)
+        vae = autoencoder.train(worlds, self.cache / "autoencoder", self.device, self.steps["autoencoder"], **settings)
+        vae = autoencoder.finish(vae, worlds, self.cache / "decoder", self.device, self.steps["decoder"], **settings)
         vae = vae.to(memory_format=torch.contiguous_format)
-        sample = np.concatenate([self.views(w).images[::7][:300] for w in OBJECTS])
-        spread = autoencoder.encode_all(vae, sample, self.device).std()
+        sample = np.concatenate([views.images[::7][:300] for views in worlds.values()])
+        spread = autoencoder.encode_all(vae, sample, self.device).float().std()
         vae.register_to_config(scaling_factor=round(float(vae.config.scaling_factor / spread), 4))  # the same on any machine
         vae.to(torch.float16).save_pretrained(self.weights / "prior" / "vae")
         vae.float()
-        for world in OBJECTS:
-            logger.info("autoencoder: %.2f dB on held-out %s views", autoencoder.psnr(vae, self.views(world, "test"), self.device), world)
+        for world in WORLDS:
+            logger.info("autoencoder: %.2f dB on held-out %s views", autoencoder.psnr(vae, self.views(world, split="test"), self.device), world)
 
     def load_vae(self) -> AutoencoderKL:
         return AutoencoderKL.from_pretrained(self.weights / "prior" / "vae", torch_dtype=torch.float32).to(self.device).eval()
 
+    def load_prior(self) -> StableDiffusionPipeline:
+        pipe = StableDiffusionPipeline.from_pretrained(self.weights / "prior", torch_dtype=torch.float32, safety_checker=None)
+        return pipe.to(self.device)
+
     def clip(self) -> None:
-        model, tokenizer = clip.train(self.views("base"), self.cache / "clip", self.device, self.steps["clip"], self.quiet)
+        model, tokenizer = clip.train(self.views("base"), self.cache / "clip", self.device, self.steps["clip"],
+                                      identity(self.cache / "data" / "base"), self.quiet)
         model.half().save_pretrained(self.weights / "clip")
         tokenizer.save_pretrained(self.weights / "clip")
         clip.new_processor().save_pretrained(self.weights / "clip")
 
-    def latents(self) -> torch.Tensor:
-        """Cached latents of all base views, then of their mirror images: (2 N, C, 16, 16)."""
-        file, images, vae = self.cache / "latents.pt", self.views("base").images, self.load_vae()
-        made_from = digest(images, fingerprint(vae), vae.config.scaling_factor)
+    def latents(self, world: str) -> torch.Tensor:
+        """Cached latents of all of a world's views, then of their mirror images: (2 N, C, 16, 16) fp16."""
+        file, vae = self.cache / f"{world}-latents.pt", self.load_vae()
+        made_from = digest(identity(self.cache / "data" / world), fingerprint(vae), vae.config.scaling_factor)
         kept = torch.load(file, weights_only=True) if file.exists() else {}
-        if not isinstance(kept, dict) or kept.get("made_from") != made_from:
-            both = [autoencoder.encode_all(vae, x, self.device).cpu() for x in (images, images[:, :, ::-1])]
-            kept = {"latents": torch.cat(both), "made_from": made_from}
+        if kept.get("made_from") != made_from:
+            images = self.views(world).images
+            kept = {"latents": torch.cat([autoencoder.encode_all(vae, x, self.device) for x in (images, images[:, :, ::-1])]), "made_from": made_from}
             save_atomically(kept, file)
         return kept["latents"]
 
-    def photos(self) -> tuple[Views, torch.Tensor]:
-        """The N base views that people might take, and the latents of these and then of their mirror images: (2 N, C, 16, 16)."""
-        views = self.views("base")
-        photo = torch.tensor([r["photo"] for r in views.records] * 2)
-        return views.where(lambda r: r["photo"]), self.latents()[photo]
+    def photos(self, world: str) -> tuple[list[int], list[str], torch.Tensor]:
+        """Those of a world's views that people might take: which they are (N,), and captions and latents (2 N, C, 16, 16), the mirror images' too."""
+        records = load_records(self.cache / "data" / world)
+        rows = [i for i, r in enumerate(records) if r["photo"]]
+        return rows, [records[i]["caption"] for i in rows] * 2, self.latents(world)[rows + [len(records) + i for i in rows]]
+
+    def sheet(self, name: str, captions: Sequence[str], tokenizer: CLIPTokenizer):
+        """For `fit`: pictures of a prior in training, of captions from all over the world."""
+        vae, prompts = self.load_vae(), list(captions[:: max(1, len(captions) // SHOWN)])[:SHOWN]
+
+        def sample(modules: nn.ModuleDict, step: int) -> None:
+            self.draw(name, step, InDomainPipeline(vae, modules["text_encoder"], tokenizer, modules["unet"], prior.new_sampler()), prompts)
+
+        return sample
+
+    def draw(self, name: str, step: int, pipe: InDomainPipeline, prompts: list[str], above: Sequence[Image.Image] = (), **settings) -> None:
+        """A sample sheet into a stage's folder: images of prompts, one below each of the pictures `above`."""
+        pipe.set_progress_bar_config(disable=True)
+        generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
+        images = pipe(prompts, generator=generators, num_inference_steps=10, guidance_scale=4.0, **settings).images
+        contact_sheet([*above, *images], columns=len(prompts)).save(self.cache / name / f"sample-{step:06d}.png")
 
     def prior(self) -> None:
-        views, latents = self.photos()
-        captions = [r["caption"] for r in views.records] * 2
+        _, captions, latents = self.photos("base")
         tokenizer = CLIPTokenizer.from_pretrained(self.weights / "clip")
         text_encoder = CLIPTextModel.from_pretrained(self.weights / "clip", torch_dtype=torch.float32)
-        modules = prior.train(latents, captions, text_encoder, tokenizer, self.cache / "prior", self.device,
-                              self.steps["prior"], quiet=self.quiet)
+        modules = prior.train(latents, captions, text_encoder, tokenizer, self.cache / "prior", self.device, self.steps["prior"],
+                              sample=self.sheet("prior", captions, tokenizer), quiet=self.quiet)
         unet = modules["unet"].to(memory_format=torch.contiguous_format)
         pipe = StableDiffusionPipeline(self.load_vae(), modules["text_encoder"], tokenizer, unet, prior.new_scheduler(),
                                        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
         pipe.to(torch.float16).save_pretrained(self.weights / "prior")
         tokenizer.backend_tokenizer.model.save(str(self.weights / "prior" / "tokenizer"))  # as the transformers that threestudio pins reads it
 
-    def porcelain(self) -> None:
-        """`scripts/train_domain.py` itself, on a folder of pictures; begun on others, or over another prior, it starts anew."""
+    def toon(self) -> None:
+        """The prior's UNet fine-tuned on another style; all else of the customised prior is the prior's."""
+        _, captions, latents = self.photos("toon")
+        pipe = self.load_prior()
+        modules = prior.train(latents, captions, pipe.text_encoder.requires_grad_(False), pipe.tokenizer, self.cache / "toon", self.device,
+                              self.steps["toon"], pipe.unet, 3e-4, sample=self.sheet("toon", captions, pipe.tokenizer), quiet=self.quiet)
+        modules["unet"].to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(self.weights / "toon" / "unet")
+
+    def preset(self) -> str:
+        """What domains are trained over: by this name they go on where they were."""
+        return "kiln" if self.weights.resolve() == WEIGHTS.resolve() else str(self.weights / "prior")
+
+    def precision(self) -> str:
+        return "bf16" if self.device.type == "cuda" else "no"
+
+    def domain(self, name: str) -> None:
+        """`scripts/train_domain.py` itself, on a folder of pictures."""
         from ..training.domain import train_domain
 
-        preset = "kiln" if self.weights.resolve() == WEIGHTS.resolve() else str(self.weights / "prior")
-        work, pictures = self.cache / "porcelain", self.porcelain_folder()
-        unet = UNet2DConditionModel.from_pretrained(self.weights / "prior" / "unet", torch_dtype=torch.float32)
-        made_from = digest(pictures.with_suffix(".txt").read_text(), fingerprint(unet, self.load_vae()), preset, str(pictures.resolve()))
-        mark = work.with_suffix(".txt")
-        if has_changed(mark, made_from):
-            shutil.rmtree(work, ignore_errors=True)  # before the mark says otherwise: killed in between, it starts anew again
-            write_atomically(made_from, mark)
-        train_domain("porcelain", pictures, preset=preset, prior="kiln", out=self.weights / "domains" / "porcelain",
-                     work=work, steps=self.steps["porcelain"], learning_rate=3e-4, snr_gamma=prior.MAX_SNR, ema_decay=0.999,
-                     batch_size=16, dtype=torch.float16, licence="apache-2.0", device=self.device, quiet=self.quiet)
+        train_domain(name, self.pictures(name), preset=self.preset(), prior="kiln", out=self.weights / "domains" / name, work=self.cache / name,
+                     steps=self.steps[name], feature_steps=min(100, self.steps[name]), batch_size=16, learning_rate=3e-4, snr_gamma=prior.MAX_SNR,
+                     ema_decay=0.999, dtype=torch.float16, mixed_precision=self.precision(), licence="apache-2.0", device=self.device, quiet=self.quiet)
 
     def zero123(self) -> None:
-        records, folder = self.views("base").records, self.weights / "zero123"
+        records, folder, vae = load_records(self.cache / "data" / "base"), self.weights / "zero123", self.load_vae()
+        latents, unet = self.latents("base")[: len(records)], self.load_prior().unet
         vision = CLIPVisionModelWithProjection.from_pretrained(self.weights / "clip", torch_dtype=torch.float32).to(self.device).eval()
-        embeds = zero123.embed_images(vision, clip.small(self.views("base").images), self.device).cpu()
-        vae = self.load_vae()
-        pipe = StableDiffusionPipeline.from_pretrained(self.weights / "prior", torch_dtype=torch.float32, safety_checker=None)
-        modules = zero123.train(self.latents()[: len(records)], embeds, records, pipe.unet, vae.config.scaling_factor,
-                                self.cache / "zero123", self.device, self.steps["zero123"], made_from=fingerprint(vision), quiet=self.quiet)
+        images = self.views("base").images
+        embeds = zero123.embed_images(vision, images, self.device)
+        reference, target = zero123.pairs(records)
+        shown = (reference != target).nonzero()[:, 0]
+        reference, target = (rows[shown[:: max(1, len(shown) // SHOWN)][:SHOWN]] for rows in (reference, target))
+        given = to_pil(torch.from_numpy(composite(images[torch.cat([reference, target])])).permute(0, 3, 1, 2))
+        pose = zero123.pose_of(records, target, reference).to(self.device)
+
+        def sample(modules: nn.ModuleDict, step: int) -> None:
+            """Reference views, the targets, and these as they are seen by the model."""
+            z = zero123.novel_views(modules, latents[reference].to(self.device).float(), embeds[reference].to(self.device), pose, vae.config.scaling_factor)
+            seen = to_pil(vae.decode(z / vae.config.scaling_factor).sample)
+            contact_sheet([*given, *seen], columns=len(seen)).save(self.cache / "zero123" / f"sample-{step:06d}.png")
+
+        del images
+        modules = zero123.train(latents, embeds, records, unet, vae.config.scaling_factor, self.cache / "zero123", self.device,
+                                self.steps["zero123"], made_from=fingerprint(vision), sample=sample, quiet=self.quiet)
         modules["unet"].to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(folder / "unet")
         zero123.save_projection(modules["cc_projection"], folder / "cc_projection")
         vision.half().save_pretrained(folder / "image_encoder")
@@ -141,17 +296,28 @@ class Kiln:
         prior.new_scheduler().save_pretrained(folder / "scheduler")
 
     def controlnet(self) -> None:
-        views, latents = self.photos()
-        edges = controlnet.edge_maps(map(Image.fromarray, views.images))
-        pipe = StableDiffusionPipeline.from_pretrained(self.weights / "prior", torch_dtype=torch.float32, safety_checker=None)
-        net = controlnet.train(latents, torch.cat([edges, edges.flip(-1)]), [r["caption"] for r in views.records] * 2, pipe,
-                               self.cache / "controlnet", self.device, self.steps["controlnet"], quiet=self.quiet)
+        rows, captions, latents = self.photos("base")
+        images = self.views("base").images
+        edges = controlnet.edge_maps(Image.fromarray(images[i]) for i in rows)
+        del images
+        both, pipe = torch.cat([edges, edges.flip(-1)]), self.load_prior()
+        shown = list(range(0, len(rows), -(-len(rows) // SHOWN)))
+        pictures = controlnet.as_picture(edges[shown])
+
+        def sample(net: nn.Module, step: int) -> None:
+            """Edges, and the prior's pictures along them."""
+            drawer = InDomainPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, prior.new_sampler())
+            self.draw("controlnet", step, drawer, [captions[i] for i in shown], to_pil(pictures * 2 - 1), controls=[drawer.control(net, pictures)])
+
+        net = controlnet.train(latents, both, captions, pipe, self.cache / "controlnet", self.device, self.steps["controlnet"],
+                               sample=sample, quiet=self.quiet)
         net.to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(self.weights / "controlnet")
 
     def judge(self) -> None:
-        worlds = [self.views(w) for w in OBJECTS]
-        model = judge.train(worlds, self.cache / "judge", self.device, self.steps["judge"], self.quiet).cpu()
+        made_from = digest([identity(self.cache / "data" / world) for world in WORLDS])
+        model = judge.train(self.views(*WORLDS), self.cache / "judge", self.device, self.steps["judge"], made_from, self.quiet)
+        model = model.cpu().to(memory_format=torch.contiguous_format)
         model.save(self.weights / "judge" / "model.safetensors")
-        scores = {w: judge.accuracy(model, self.views(w, "test")) for w in OBJECTS}
+        scores = {world: judge.accuracy(model, self.views(world, split="test")) for world in WORLDS}
         (self.weights / "judge" / "accuracy.json").write_text(json.dumps(scores, indent=2))
         logger.info("judge: %s", scores)

@@ -1,9 +1,10 @@
 """The judge: a classifier of the world's ground truth, trained on renders only and never used to train a generator.
 
-It reads class, colour and pattern off an image, and its features measure kiln-FID and KID.
+It reads class, colour, pattern and more off an image, and its features measure kiln-FID and KID. What it can read is stored with its weights.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,15 +12,16 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ..checkpoints import write_atomically
 from ..errors import UserError
-from . import glazes, shapes
 from .data import Views
-from .loop import digest, fit
+from .loop import fit, make_fast
 
-CLASSES = tuple(shapes.SHAPES)
-COLOURS = tuple(glazes.COLOURS)
-FEATURES = 128
+READ = ("class", "colour", "pattern", "hat", "glasses", "beard", "expression")  # fields of a view's record
+GROUNDED = ("plain", "dotted", "starry", "netted")  # patterns on a ground of the first colour; in others no picture says which is named first
+WIDTHS = (24, 48, 96, 128)
 WEIGHTS = Path(__file__).parent / "weights" / "judge" / "model.safetensors"
+CONFIG = "config.json"  # beside the weights: {"heads": attribute -> values, "widths"}
 
 
 class Block(nn.Module):
@@ -35,15 +37,17 @@ class Block(nn.Module):
 
 
 class Judge(nn.Module):
-    """Images (B, 3, 128, 128) in [-1, 1] on white -> features (B, 128); three heads on top."""
+    """Images (B, 3, 128, 128) in [-1, 1] on white -> features (B, widths[-1]), with a head for each attribute on top.
 
-    num_features = FEATURES  # what torchmetrics' FID and KID ask of an extractor
+    heads: attribute -> the values that it can have, such as "class" -> ("vase", "bowl").
+    """
 
-    def __init__(self):
+    def __init__(self, heads: Mapping[str, Sequence[str]], widths: Sequence[int] = WIDTHS):
         super().__init__()
-        self.body = nn.Sequential(Block(3, 24), Block(24, 48), Block(48, 96), Block(96, FEATURES))
-        self.heads = nn.ModuleDict({"class": nn.Linear(FEATURES, len(CLASSES)), "colour": nn.Linear(FEATURES, len(COLOURS)),
-                                    "pattern": nn.Linear(FEATURES, len(glazes.PATTERNS))})
+        self.vocabulary, self.widths = {name: tuple(values) for name, values in heads.items()}, tuple(widths)
+        self.num_features = self.widths[-1]  # what torchmetrics' FID and KID ask of an extractor
+        self.body = nn.Sequential(*(Block(*each) for each in zip((3, *self.widths), self.widths)))
+        self.heads = nn.ModuleDict({name: nn.Linear(self.num_features, len(values)) for name, values in self.vocabulary.items()})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.body(x).mean((2, 3))
@@ -55,52 +59,58 @@ class Judge(nn.Module):
     @classmethod
     def load(cls, file: Path = WEIGHTS) -> "Judge":
         """Raises UserError where it has not been trained."""
-        if not file.is_file():
+        config = file.with_name(CONFIG)
+        if not file.is_file() or not config.is_file():
             raise UserError(f"no judge in {file}: run `python scripts/fire_kiln.py judge` first")
-        judge = cls()
+        judge = cls(**json.loads(config.read_text()))
         judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()})
         return judge.eval()
 
     def save(self, file: Path = WEIGHTS) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}, file)
-
-
-@dataclass
-class Verdict:
-    classes: list[str]
-    colours: list[str]
-    patterns: list[str]
+        write_atomically(json.dumps({"heads": self.vocabulary, "widths": self.widths}, indent=1) + "\n", file.with_name(CONFIG))
 
 
 @torch.inference_mode()
-def read(judge: Judge, images: torch.Tensor) -> Verdict:
-    """What the judge sees in images (B, 3, 128, 128) in [-1, 1]."""
-    picks = {"class": [], "colour": [], "pattern": []}
+def read(judge: Judge, images: torch.Tensor) -> dict[str, list[str]]:
+    """What the judge sees in images (B, 3, 128, 128) in [-1, 1]: attribute -> a value for each."""
+    seen = {name: [] for name in judge.vocabulary}
     for x in images.split(128):
         for name, logits in judge.logits(x).items():
-            picks[name] += logits.argmax(1).tolist()
-    return Verdict([CLASSES[i] for i in picks["class"]], [COLOURS[i] for i in picks["colour"]], [glazes.PATTERNS[i] for i in picks["pattern"]])
+            seen[name] += [judge.vocabulary[name][i] for i in logits.argmax(1).tolist()]
+    return seen
 
 
-def targets(records: list[dict]) -> dict[str, torch.Tensor]:
-    """Label indices; -100 (ignored) where a picture has none: porcelain and wood have no colour word, and stripes and checks
-    have two colours in equal parts, of which no picture says which the caption names first."""
-    def index(names, value):
-        return names.index(value) if value in names else -100
+def truth(record: dict) -> dict[str, str]:
+    """What can be read off a view: no colour word of porcelain and wood, nor of stripes and checks, which have two colours in equal parts."""
+    known = {name: record[name] for name in READ if record.get(name) is not None}
+    if record["caption"] is None:
+        known.pop("pattern", None)
+    if record["caption"] is None or record["pattern"] not in GROUNDED:
+        known.pop("colour", None)
+    return known
 
-    captioned = [r["material"] != "porcelain" for r in records]
-    one_colour = [c and r["pattern"] in ("plain", "dotted") for r, c in zip(records, captioned)]
-    return {
-        "class": torch.tensor([CLASSES.index(r["class"]) for r in records]),
-        "colour": torch.tensor([index(COLOURS, r["colour"]) if c else -100 for r, c in zip(records, one_colour)]),
-        "pattern": torch.tensor([index(glazes.PATTERNS, r["pattern"]) if c else -100 for r, c in zip(records, captioned)]),
-    }
+
+def vocabulary(records: list[dict]) -> dict[str, tuple[str, ...]]:
+    """Every attribute that varies over views, and its values in the order in which they come."""
+    seen = {name: {} for name in READ}
+    for record in records:
+        for name, value in truth(record).items():
+            seen[name][value] = None
+    return {name: tuple(values) for name, values in seen.items() if len(values) > 1}
+
+
+def targets(records: list[dict], heads: Mapping[str, Sequence[str]]) -> dict[str, torch.Tensor]:
+    """Label indices (N,) for each head; -100 (ignored) where a picture has none, or one that the judge does not know."""
+    known = [truth(record) for record in records]
+    index = {name: {value: i for i, value in enumerate(values)} for name, values in heads.items()}
+    return {name: torch.tensor([of.get(each.get(name), -100) for each in known]) for name, of in index.items()}
 
 
 def to_tensor(rgba: torch.Tensor) -> torch.Tensor:
     """RGBA views (N, H, W, 4) uint8 on white -> (N, 3, H, W) in [-1, 1]."""
-    x = rgba.permute(0, 3, 1, 2).contiguous().float() / 255  # channels-last strides crash torch 2.13's CPU backward pass of this net
+    x = rgba.permute(0, 3, 1, 2).contiguous().float() / 255  # contiguous: see `train`
     return (x[:, :3] * x[:, 3:] + 1 - x[:, 3:]) * 2 - 1
 
 
@@ -112,26 +122,29 @@ def blemish(x: torch.Tensor) -> torch.Tensor:
     return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(-1), x).clamp(-1, 1)
 
 
-def train(worlds: list[Views], folder: Path, device: torch.device, steps: int, quiet: bool = False) -> Judge:
+def train(views: Views, folder: Path, device: torch.device, steps: int, made_from: str = "", quiet: bool = False) -> Judge:
+    """On views of all worlds, of whatever attributes they have. made_from: tells them from others."""
     torch.manual_seed(0)
-    judge = Judge().to(device)
-    images = torch.cat([torch.from_numpy(w.images) for w in worlds])
-    labels = targets([r for w in worlds for r in w.records])
+    judge = Judge(vocabulary(views.records)).to(device)
+    if device.type == "cuda":  # channels-last strides crash torch 2.13's CPU backward pass of this net
+        make_fast(device, judge)
+    images, labels = torch.from_numpy(views.images), targets(views.records, judge.vocabulary)
 
     def loss(step):
         index = torch.randint(len(images), (64,))
         logits = judge.logits(blemish(to_tensor(images[index].to(device))))
-        parts = {k: F.cross_entropy(v, labels[k][index].to(device), ignore_index=-100) for k, v in logits.items()}
+        wanted = {k: labels[k][index].to(device) for k in logits}
+        parts = {k: F.cross_entropy(v, wanted[k], ignore_index=-100, reduction="sum") / (wanted[k] >= 0).sum().clamp(min=1) for k, v in logits.items()}
         return {"loss": sum(parts.values()), **{k: v.detach() for k, v in parts.items()}}
 
-    fit(judge, loss, steps, 2e-3, folder, made_from=digest(images, *labels.values()), weight_decay=0.02, quiet=quiet)
+    fit(judge, loss, steps, 2e-3, folder, made_from=made_from, weight_decay=0.02, quiet=quiet)
     return judge.eval()  # not the average: its batch statistics belong to these weights
 
 
 @torch.inference_mode()
 def accuracy(judge: Judge, views: Views) -> dict[str, float]:
     """Share of right readings by attribute, where there is one to read."""
-    labels = targets(views.records)
+    labels = targets(views.records, judge.vocabulary)
     hits = {k: [] for k in labels}
     for i in torch.arange(len(views.images)).split(128):
         for name, logits in judge.logits(to_tensor(torch.from_numpy(views.images[i]))).items():

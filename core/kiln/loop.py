@@ -1,4 +1,4 @@
-"""The one training loop of the kiln: resumable, logged, with an exponential moving average."""
+"""The one training loop of the kiln: resumable, logged, with an exponential moving average; on CUDA in bf16, compiled."""
 
 import csv
 import hashlib
@@ -14,7 +14,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from ..checkpoints import checkpointed, fingerprint, save_atomically
+from ..checkpoints import checkpointed, fingerprint, save_atomically, write_atomically
+from ..evaluation.html import curves
+from ..evaluation.report import Curves
 from ..interrupts import kept_in
 
 logger = logging.getLogger(__name__)
@@ -26,6 +28,14 @@ def digest(*inputs) -> str:
     for x in inputs:
         whole.update(np.ascontiguousarray(x) if isinstance(x, (np.ndarray, torch.Tensor)) else json.dumps(x).encode())
     return whole.hexdigest()[:16]
+
+
+def make_fast(device: torch.device, *modules: nn.Module) -> None:
+    """Have modules compute in channels_last, and on CUDA have their forward passes compiled, under the same names of weights."""
+    for module in modules:
+        module.to(memory_format=torch.channels_last)
+        if device.type == "cuda":
+            module.compile()
 
 
 def fit(
@@ -49,30 +59,32 @@ def fit(
     `loss(step)` gives a dict whose "loss" is minimised and whose other entries are only logged. All randomness of a step is
     seeded by its number, so that a killed and resumed run ends like one that was not. Warm-up, then cosine to a tenth.
     made_from: the `digest` of the data. A run begun on other data, or from other weights than `model` has now, starts anew.
+    sample: gets the moving average and the steps done, every `sample_every` and at the end; into `folder` go also loss.csv and loss.svg.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log = folder / "checkpoint.pt", folder / "loss.csv"
     params = [p for p in model.parameters() if p.requires_grad]
+    device = params[0].device
     optimizer = torch.optim.AdamW(params, learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema))
     average.requires_grad_(False)
-    first, made_from = 0, f"{fingerprint(model)} {made_from}"
-    state = torch.load(checkpoint, map_location=params[0].device, weights_only=True) if checkpoint.exists() else {}
+    first, means, made_from = 0, {}, f"{fingerprint(model)} {made_from}"
+    state = torch.load(checkpoint, map_location=device, weights_only=True) if checkpoint.exists() else {}
     if state and state.get("made_from") != made_from:
         logger.info("%s was begun on other data or models: it starts anew", folder.name)
-        log.unlink(missing_ok=True)
     elif state:
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
+        first, means = state["step"], state.get("means", {})
         logger.info("%s goes on at step %d of %d", folder.name, first, steps)
+    rows = cut_log(log, first)
 
     def save(step: int) -> None:
         state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
-        save_atomically(state | {"step": step, "made_from": made_from}, checkpoint)
+        save_atomically(state | {"step": step, "made_from": made_from, "means": {k: float(v) for k, v in means.items()}}, checkpoint)
+        draw_curves(log, folder / "loss.svg")
 
-    means = {}
     bar = tqdm(range(first, steps), folder.name, initial=first, total=steps, disable=quiet, mininterval=5)
     with kept_in(folder):
         for step in checkpointed(bar, folder.name, save, checkpoint_seconds):
@@ -80,18 +92,46 @@ def fit(
             scale = min(1, (step + 1) / warmup) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * scale
-            terms = loss(step)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                terms = loss(step)
             optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()
             nn.utils.clip_grad_norm_(params, 1.0)
             optimizer.step()
             average.update_parameters(model)
             for key, value in terms.items():
-                means[key] = 0.98 * means.get(key, value.item()) + 0.02 * value.item()
-            if (step + 1) % 20 == 0:
+                value = value.detach()  # and not its number, for which a GPU would have to be waited for
+                means[key] = 0.98 * means.get(key, value) + 0.02 * value
+            if (step + 1) % 20 == 0 or step + 1 == steps:
                 bar.set_postfix({k: f"{v:.4f}" for k, v in means.items()})
                 with open(log, "a", newline="") as f:
-                    csv.writer(f).writerow([step + 1, *(f"{v:.6f}" for v in means.values())])
-            if sample and (step + 1) % sample_every == 0:
-                sample(average.module, step + 1)
+                    csv.writer(f).writerows([*([] if rows else [["step", *means]]), [step + 1, *(f"{v:.6f}" for v in means.values())]])
+                rows += 1
+            if sample and ((step + 1) % sample_every == 0 or step + 1 == steps):
+                with torch.inference_mode():
+                    sample(average.module, step + 1)
     return average.module.eval()
+
+
+def cut_log(log: Path, step: int) -> int:
+    """Drop what a killed run logged after its last checkpoint: that comes again. Returns how many rows are left."""
+    rows = [row for row in read_log(log)[1:] if int(row[0]) <= step]
+    if not rows:
+        log.unlink(missing_ok=True)
+    elif len(rows) < len(read_log(log)) - 1:
+        write_atomically("\n".join(map(",".join, [read_log(log)[0], *rows])) + "\n", log)
+    return len(rows)
+
+
+def read_log(log: Path) -> list[list[str]]:
+    return list(csv.reader(log.read_text().splitlines())) if log.exists() else []
+
+
+def draw_curves(log: Path, picture: Path, points: int = 100) -> None:
+    """The columns of a loss.csv over its steps as an SVG, logarithmic, at about so many points."""
+    if not log.exists():
+        return
+    (_, *names), *rows = read_log(log)
+    rows = [[float(value) for value in row] for row in rows[:: -(-len(rows) // points)]]
+    series = {name: [(row[0], math.log10(row[i + 1])) for row in rows if row[i + 1] > 0] for i, name in enumerate(names)}
+    write_atomically(curves(Curves("", "step", "log10", {name: line for name, line in series.items() if line})), picture)

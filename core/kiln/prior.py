@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from .autoencoder import LATENT_CHANNELS
 from .clip import WIDTH, tokenize
-from .loop import digest, fit
+from .loop import digest, fit, make_fast
 
 NO_TEXT = 0.12  # share of captions left out, for the unconditional prediction
 MAX_SNR = 5.0  # min-SNR weighting (Hang et al. 2023): noise levels that only polish do not crowd out those that shape
@@ -31,6 +31,11 @@ def new_scheduler() -> DDPMScheduler:
     return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False, steps_offset=1)
 
 
+def new_sampler() -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ over the same, for samples."""
+    return DPMSolverMultistepScheduler.from_config(new_scheduler().config, algorithm_type="dpmsolver++")
+
+
 def denoising_loss(predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], z: torch.Tensor,
                    scheduler: DDPMScheduler) -> dict[str, torch.Tensor]:
     """How wrong `predict(z_t, t)` is about the noise, at a random level for each of `z` (B, C, h, w): "loss" by min-SNR, "mse" plain."""
@@ -44,22 +49,23 @@ def denoising_loss(predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, folder: Path,
-          device: torch.device, steps: int, batch_size: int = 20, quiet: bool = False) -> nn.ModuleDict:
-    """Denoising loss on `latents` (N, C, 16, 16) with their captions; the text tower, begun as CLIP's, learns along.
+          device: torch.device, steps: int, unet: UNet2DConditionModel | None = None, learning_rate: float = 8e-4, batch_size: int = 20,
+          sample: Callable[[nn.Module, int], None] | None = None, quiet: bool = False) -> nn.ModuleDict:
+    """Denoising loss on `latents` (N, C, 16, 16) with their captions; the text tower, begun as CLIP's, learns along where its weights may.
 
-    Returns {"unet", "text_encoder"}.
+    unet: to learn on from, a new one by default. sample: as in `fit`. Returns {"unet", "text_encoder"}.
     """
     torch.manual_seed(0)
-    unet = new_unet()
+    unet = new_unet() if unet is None else unet.train()
     modules = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).to(device)
-    unet.to(memory_format=torch.channels_last)
+    make_fast(device, unet, text_encoder)
     scheduler = new_scheduler()
     ids, empty = tokenize(tokenizer, captions), tokenize(tokenizer, [""])
 
     def loss(step):
         index = torch.randint(len(latents), (batch_size,))
-        z, tokens = latents[index].to(device), torch.where(torch.rand(batch_size, 1) < NO_TEXT, empty, ids[index]).to(device)
+        z, tokens = latents[index].to(device).float(), torch.where(torch.rand(batch_size, 1) < NO_TEXT, empty, ids[index]).to(device)
         context = text_encoder(tokens).last_hidden_state
         return denoising_loss(lambda z_t, t: unet(z_t, t, context).sample, z, scheduler)
 
-    return fit(modules, loss, steps, 8e-4, folder, made_from=digest(latents, captions), quiet=quiet)
+    return fit(modules, loss, steps, learning_rate, folder, made_from=digest(latents, captions), sample=sample, quiet=quiet)

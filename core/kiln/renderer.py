@@ -1,5 +1,6 @@
 """Path-traced views of the world with Mitsuba 3 (extra `[kiln]`): straight-alpha RGBA, one object a scene."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,7 +102,8 @@ def denoise(rgb: np.ndarray, albedo: np.ndarray, alpha: np.ndarray, radius: int 
     return np.where(weights > 1e-6, total / np.maximum(weights, 1e-6), light) * (albedo + floor)
 
 
-def render(parts: list[Part], surface: Surface, views: list[View], resolution: int = RESOLUTION, samples: int = 16, finish=None) -> np.ndarray:
+def render(parts: list[Part], surface: Surface, views: list[View], resolution: int = RESOLUTION, samples: int = 16,
+           finish: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None) -> np.ndarray:
     """Views of one object, uint8 sRGB with straight alpha: (len(views), resolution, resolution, 4).
 
     samples: a square number spreads them best. finish: `(rgb, albedo, alpha) -> rgb`, all linear, on the denoised picture.

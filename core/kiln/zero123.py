@@ -1,21 +1,26 @@
 """The kiln's Zero-1-to-3: the prior's UNet taught to see an object from another camera (Liu et al. 2023)."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPVisionModelWithProjection
 
+from ..guidance import MultiGuidance, Term
+from ..sampling import denoise
 from ..zero123 import CCProjection, relative_pose
-from .clip import WIDTH
-from .loop import digest, fit
+from .clip import WIDTH, small
+from .loop import digest, fit, make_fast
 from .prior import new_scheduler, new_unet
 from .renderer import View
 
 NO_IMAGE = 0.1  # share of steps without image and camera, for classifier-free guidance
+CAMERA = ("elevation_deg", "azimuth_deg", "distance")  # of a view's record
 POSE = 4  # d polar, sin d azimuth, cos d azimuth, d distance
 
 
@@ -29,8 +34,9 @@ def from_prior(prior: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 @torch.inference_mode()
-def embed_images(vision: CLIPVisionModelWithProjection, pixels: torch.Tensor, device) -> torch.Tensor:
-    return torch.cat([vision(x.to(device)).image_embeds for x in pixels.split(256)])
+def embed_images(vision: CLIPVisionModelWithProjection, images: np.ndarray, device: torch.device) -> torch.Tensor:
+    """CLIP's image embeddings (N, d), on the CPU, of RGBA views."""
+    return torch.cat([vision(small(images[i : i + 256]).to(device)).image_embeds.cpu() for i in range(0, len(images), 256)])
 
 
 def pairs(records: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,34 +48,51 @@ def pairs(records: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(torch.tensor(both).T)
 
 
+def pose_of(records: list[dict], target: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """The relative cameras of views (B,) by number: (B, 4)."""
+    target, reference = (View(*torch.tensor([[records[i][key] for i in rows] for key in CAMERA])) for rows in (target.tolist(), reference.tolist()))
+    return relative_pose(target, reference)
+
+
+@torch.inference_mode()
+def novel_views(modules: nn.ModuleDict, latents: torch.Tensor, embeds: torch.Tensor, pose: torch.Tensor, scaling_factor: float,
+                guidance_scale: float = 3.0, num_inference_steps: int = 20) -> torch.Tensor:
+    """Scaled latents of objects from other cameras, of reference views' latents (B, C, h, w), embeddings (B, d) and relative poses (B, 4)."""
+    token = modules["cc_projection"](torch.cat([embeds, pose], 1))[:, None]
+    image = latents / scaling_factor
+    predict = MultiGuidance(Term(modules["unet"], torch.zeros_like(token), concat=torch.zeros_like(image)),
+                            [Term(modules["unet"], token, guidance_scale, concat=image)])
+    return denoise(predict, DDIMScheduler.from_config(new_scheduler().config), torch.randn_like(latents), num_inference_steps)
+
+
 def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prior: UNet2DConditionModel, scaling_factor: float,
-          folder: Path, device: torch.device, steps: int, batch_size: int = 20, made_from: str = "", quiet: bool = False) -> nn.ModuleDict:
+          folder: Path, device: torch.device, steps: int, batch_size: int = 20, made_from: str = "",
+          sample: Callable[[nn.Module, int], None] | None = None, quiet: bool = False) -> nn.ModuleDict:
     """Denoise a target view given the reference's latents (unscaled, concatenated) and one token of CLIP image and camera.
 
-    latents (N, C, h, w) scaled, embeds (N, d) CLIP image embeddings, made_from tells their model from others.
+    latents (N, C, h, w) scaled, embeds (N, d) CLIP image embeddings, made_from tells their model from others. sample: as in `fit`.
     Returns {"unet", "cc_projection"}.
     """
     torch.manual_seed(0)
     unet, projection = from_prior(prior), CCProjection(WIDTH + POSE, WIDTH)
     modules = nn.ModuleDict({"unet": unet, "cc_projection": projection}).to(device)
-    unet.to(memory_format=torch.channels_last)
+    make_fast(device, unet)
     scheduler = new_scheduler()
-    camera = torch.tensor([[r["elevation_deg"], r["azimuth_deg"], r["distance"]] for r in records]).T  # (3, N)
     reference, target = pairs(records)
 
     def loss(step):
         index = torch.randint(len(reference), (batch_size,))
         ref, tgt = reference[index], target[index]
-        z, keep = latents[tgt].to(device), (torch.rand(batch_size, 1) > NO_IMAGE).float().to(device)
-        pose = relative_pose(View(*camera[:, tgt]), View(*camera[:, ref])).to(device)
+        z, keep = latents[tgt].to(device).float(), (torch.rand(batch_size, 1) > NO_IMAGE).float().to(device)
+        pose = pose_of(records, tgt, ref).to(device)
         context = (projection(torch.cat([embeds[ref].to(device), pose], 1)) * keep)[:, None]
-        image = latents[ref].to(device) / scaling_factor * keep[..., None, None]
+        image = latents[ref].to(device).float() / scaling_factor * keep[..., None, None]
         t = torch.randint(0, 1000, (batch_size,), device=device)
         noise = torch.randn_like(z)
         z_t = torch.cat([scheduler.add_noise(z, noise, t), image], 1).contiguous(memory_format=torch.channels_last)
         return {"loss": F.mse_loss(unet(z_t, t, context).sample, noise)}
 
-    return fit(modules, loss, steps, 6e-4, folder, made_from=made_from + digest(latents, records, scaling_factor), quiet=quiet)
+    return fit(modules, loss, steps, 6e-4, folder, made_from=made_from + digest(latents, records, scaling_factor), sample=sample, quiet=quiet)
 
 
 def save_projection(projection: CCProjection, folder: Path) -> None:

@@ -35,12 +35,13 @@ class MultiGuidanceSDS(ScoreDistillation):
     cfg: Config
 
     def configure(self) -> None:
-        prior = find_preset(self.cfg.pretrained_model_name_or_path).prior
+        found = find_preset(self.cfg.pretrained_model_name_or_path)
+        prior = found.prior
         threestudio.info(f"Loading {prior}, domain: {self.cfg.domain_model} ...")
         with wanted(prior, "a Stable Diffusion pipeline (unet, vae, scheduler)"):
             self.unet, self.vae = (
-                kind.from_pretrained(prior, subfolder=part, use_safetensors=True).to(self.device, self.weights_dtype).eval()
-                for kind, part in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae"))
+                kind.from_pretrained(folder, subfolder=part, use_safetensors=True).to(self.device, self.weights_dtype).eval()
+                for kind, folder, part in ((UNet2DConditionModel, found.unet or prior, "unet"), (AutoencoderKL, prior, "vae"))
             )
             self.scheduler = DDIMScheduler.from_pretrained(prior, subfolder="scheduler")
         domain = find_domain(self.cfg.domain_model)
