@@ -5,7 +5,8 @@ import trimesh
 from scipy.spatial import cKDTree
 
 from core.kiln.data import HELD_OUT_EVERY
-from core.kiln.shapes import POTTERY, Part
+from core.kiln.shapes import Part
+from core.kiln.world import POTTERY
 
 SAMPLES, QUERIES = 200_000, 10_000  # points on a mesh; of these, how many ask for their nearest on the other: two samplings of one lie 0.004 apart
 THRESHOLDS = (0.02, 0.1)  # of the F-score: 1 % (as Tatarchenko et al. 2019 advise) and 5 % of the side of the cube about the unit ball
@@ -17,9 +18,8 @@ def true_mesh(parts: list[Part]) -> trimesh.Trimesh:
 
 
 def held_out(name: str, count: int) -> list[int]:
-    """The first `count` objects of a class of pottery that no model has seen, for `core.kiln.data.make_object`."""
-    first = next(i for i in range(0, HELD_OUT_EVERY * len(POTTERY), HELD_OUT_EVERY) if list(POTTERY)[i % len(POTTERY)] == name)
-    return [first + HELD_OUT_EVERY * len(POTTERY) * k for k in range(count)]
+    """The first `count` objects of a class of pottery that no model has seen, for `core.kiln.data.make_object`: see `core.kiln.data.class_of`."""
+    return [HELD_OUT_EVERY * (list(POTTERY).index(name) + len(POTTERY) * k) for k in range(count)]
 
 
 def shape_errors(found: trimesh.Trimesh, true: trimesh.Trimesh) -> dict[str, float]:

@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from ..conditions import load_controlnet
 from ..images import to_pil, to_tensor
-from ..kiln import autoencoder, controlnet, judge, shapes
+from ..kiln import autoencoder, controlnet, judge
 from ..kiln.data import Views, load_views
+from ..kiln.world import POTTERY, SHAPES
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
 from ..terms import Control
@@ -23,7 +24,7 @@ from .speed import sampling_ratio
 logger = logging.getLogger(__name__)
 PRIOR_PROMPTS = ("a glossy blue vase", "a matte red bowl", "a green teapot", "a yellow cup", "a purple plate", "an orange jar",
                  "a black bottle", "a pink chair", "a matte green mushroom", "a glossy red ball")
-POTTERY_PROMPTS = tuple(f"a {name}" for name in shapes.POTTERY)
+POTTERY_PROMPTS = tuple(f"a {name}" for name in POTTERY)
 SAMPLINGS = {  # what a call in a domain may be given, beside the preset's weights
     "all terms at all steps": {"guidance_interval": (0.0, 1.0), "guidance_every": 1},
     "guidance in its interval": {"guidance_every": 1},
@@ -33,7 +34,7 @@ SAMPLINGS = {  # what a call in a domain may be given, beside the preset's weigh
     "15 steps, all terms at every 2nd": {"guidance_every": 2, "num_inference_steps": 15},
     "10 steps": {"guidance_every": 1, "num_inference_steps": 10},
 }
-IMITATIONS = tuple(f"a white {name} {blue}" for name in shapes.POTTERY for blue in ("striped with blue", "with blue dots"))
+IMITATIONS = tuple(f"a white {name} {blue}" for name in POTTERY for blue in ("striped with blue", "with blue dots"))
 
 
 def generate(pipe: InDomainPipeline, prompts: list[str | None], num_inference_steps: int = 15, batch_size: int = 50, seed: int = 0, quiet: bool = False,
@@ -59,7 +60,7 @@ def share(read: list[str], asked: list[str]) -> float:
 
 
 def asked_class(prompts) -> list[str]:
-    return [next(w for w in reversed(p.split()) if w in shapes.SHAPES) for p in prompts]
+    return [next(w for w in reversed(p.split()) if w in SHAPES) for p in prompts]
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ class JudgeReader:
     def asked(self, prompt: str) -> tuple[str, str | None, str | None]:
         """Class, colour and pattern. Raises UserError for a prompt without a class, which the judge cannot tell."""
         from ..kiln.glazes import COLOURS, PATTERNS
-        from ..kiln.shapes import SHAPES
+        from ..kiln.world import SHAPES
 
         words = ["dotted" if word == "dots" else word for word in prompt.lower().replace(",", " ").split()]
         found = [next((word for word in words if word in known), None) for known in (SHAPES, COLOURS, PATTERNS)]

@@ -80,7 +80,7 @@ def rendered(name: str, prompts: tuple[str, ...] | None, work: Path) -> World:
 def attribute_prompts(records: list[dict], count: int = 10) -> tuple[str, ...]:
     """What the judge can read: the domain's own classes, then others that an open-world prompt may ask for; with a colour where they vary."""
     from ..kiln.glazes import COLOURS
-    from ..kiln.shapes import SHAPES
+    from ..kiln.world import SHAPES
 
     own = {record["class"] for record in records}
     classes = sorted(SHAPES, key=lambda name: name not in own)  # in the world's order, the domain's own first

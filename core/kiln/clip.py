@@ -12,6 +12,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 from . import glazes, shapes
 from .data import Views, composite
 from .loop import digest, fit
+from .world import SHAPES
 
 WIDTH = 128  # of text tokens, image tokens and the shared space
 MAX_TOKENS = 32
@@ -22,7 +23,7 @@ MERGES = 700
 def caption_corpus(count: int = 8000) -> list[str]:
     """Captions of imaginary objects: captions need no geometry."""
     rng = np.random.default_rng(0)
-    names = list(shapes.SHAPES)
+    names = list(SHAPES)
     return [glazes.captioned(shapes.Form(names[i % len(names)], []), rng).caption for i in range(count)]
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from . import glazes, renderer, shapes
+from .world import POTTERY, SHAPES, build
 
 WORLDS = {"base": 1, "porcelain": 2}  # -> the seed's first word
 SHARD = 24  # objects; a killed run loses one shard a worker
@@ -35,11 +36,18 @@ class Views:
         return Views(self.images[index], [self.records[i] for i in index])
 
 
+def class_of(world: str, index: int) -> str:
+    """An object's class. Those held out and those learned from go through the classes in turn, each by themselves, so that neither misses one."""
+    held_out_before, among = divmod(index, HELD_OUT_EVERY)
+    turn = index - held_out_before - 1 if among else held_out_before
+    classes = tuple(SHAPES if world == "base" else POTTERY)
+    return classes[turn % len(classes)]
+
+
 def make_object(world: str, index: int) -> tuple[shapes.Form, glazes.Surface, np.random.Generator]:
     """Form and surface of one object, the ground truth behind its views, and the generator of what else there is to decide."""
     rng = np.random.default_rng([WORLDS[world], index])
-    names = list(shapes.SHAPES if world == "base" else shapes.POTTERY)
-    form = shapes.build(names[index % len(names)], rng)
+    form = build(class_of(world, index), rng)
     surface = (glazes.captioned if world == "base" else glazes.porcelain)(form, rng)
     return form, surface, rng
 

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..errors import UserError
-from . import glazes, shapes
+from . import glazes
 from .data import Views
 from .loop import digest, fit
+from .world import SHAPES
 
-CLASSES = tuple(shapes.SHAPES)
+CLASSES = tuple(SHAPES)
 COLOURS = tuple(glazes.COLOURS)
 FEATURES = 128
 WEIGHTS = Path(__file__).parent / "weights" / "judge" / "model.safetensors"
