@@ -12,7 +12,7 @@ from core.evaluation import features, study, tables
 from core.evaluation.cells import Cell, Cells
 from core.evaluation.report import Column, Grid, Models, Report, Section, Table
 from core.evaluation.worlds import shipped
-from core.kiln.shapes import POTTERY
+from core.kiln.world import POTTERY
 from core.presets import find_preset
 from core.training.domain import find_process
 

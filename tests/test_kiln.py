@@ -26,13 +26,13 @@ from .conftest import tiny_pipeline
 
 def captions(count):
     """Of imaginary objects: captions need no geometry."""
-    rng, names = np.random.default_rng(0), list(shapes.SHAPES)
+    rng, names = np.random.default_rng(0), list(CLASSES)
     return [glazes.captioned(shapes.Form(names[i % len(names)], []), rng).caption for i in range(count)]
 
 
-@pytest.mark.parametrize("name", shapes.SHAPES)
+@pytest.mark.parametrize("name", CLASSES)
 def test_objects_fill_the_unit_sphere_and_their_surfaces_face_outward(name):
-    parts = shapes.build(name, shapes.SHAPES[name], np.random.default_rng(3)).parts
+    parts = shapes.build(name, CLASSES[name], np.random.default_rng(3)).parts
     radius = np.concatenate([np.linalg.norm(p.vertices, axis=1) for p in parts])
     assert 0.9 < radius.max() < 1
     for part in parts:

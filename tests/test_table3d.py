@@ -14,7 +14,7 @@ from torch import nn
 
 from core.kiln import data, renderer
 from core.kiln.data import make_object
-from core.kiln.shapes import POTTERY
+from core.kiln.world import POTTERY
 from core.null_text import NullTextUNet
 from core.pipeline import InDomainPipeline
 from ingen3d import evaluation, pots, stages

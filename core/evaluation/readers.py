@@ -12,8 +12,6 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from ..errors import UserError
 from ..presets import wanted
 
-NOUNS = {"stripes": "striped", "dots": "dotted", "checks": "checkered", "zigzags": "zigzagged", "stars": "starry", "net": "netted",
-         "swirls": "swirled", "patches": "patched", "base": "dipped"}  # what a prompt may say in place of a pattern's adjective
 CLIP = "openai/clip-vit-base-patch16"  # what torchmetrics' CLIPScore reads by, and papers
 
 
@@ -23,7 +21,7 @@ def asked(vocabulary: Mapping[str, Sequence[str]], prompt: str) -> dict[str, str
     Of several values the first is meant, and "no hat" goes before "hat". A colour is left out where no picture says which of two is named first.
     Raises UserError for a prompt without a class, which the judge cannot tell.
     """
-    from ..kiln.judge import GROUNDED
+    from ..kiln.patterns import GROUNDED, NOUNS
 
     text = f" {' '.join(NOUNS.get(word, word) for word in prompt.lower().replace(',', ' ').split())} "
     found = {}

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,11 @@ from tqdm import tqdm
 from ..checkpoints import write_atomically
 from ..errors import UserError
 from ..interrupts import kept_in
-from . import figurines, glazes, looks, porcelain, renderer, shapes
+from . import glazes, looks, porcelain, renderer, shapes
+from .figurines import ANIMALS
+from .pottery import POTTERY
 from .toon import toon
+from .world import CLASSES, build
 
 SHARD = 24  # objects; a killed run loses one shard a worker
 HELD_OUT_EVERY = 20
@@ -45,9 +49,11 @@ class World:
 
 
 WORLDS = {
-    "base": World(1, tuple(shapes.SHAPES), glazes.captioned),
-    "porcelain": World(2, tuple(shapes.POTTERY), porcelain.porcelain),
-    "toon": World(3, tuple(shapes.SHAPES), glazes.captioned, toon),
+    "base": World(1, tuple(CLASSES), glazes.captioned),
+    "porcelain": World(2, tuple(POTTERY), porcelain.porcelain),
+    "face": World(4, ("head",), looks.face),
+    "animal": World(5, tuple(ANIMALS), looks.animal),
+    "toon": World(3, tuple(CLASSES), glazes.captioned, toon),
 }
 DOMAINS = tuple(name for name in WORLDS if name not in ("base", "toon"))  # without captions
 
@@ -75,8 +81,7 @@ def class_of(world: str, index: int) -> str:
 def make_object(world: str, index: int) -> tuple[shapes.Form, glazes.Surface, np.random.Generator]:
     """Form and surface of one object, the ground truth behind its views, and the generator of what else there is to decide."""
     rng = np.random.default_rng([WORLDS[world].seed, index])
-    name = class_of(world, index)
-    form = shapes.build(name, shapes.SHAPES[name], rng)
+    form = build(class_of(world, index), rng)
     return form, WORLDS[world].surface(form, rng), rng
 
 
@@ -141,10 +146,18 @@ def render_world(folder: Path, world: str, objects: int, photo: int, wide: int, 
     for stray in (file for file in folder.glob("shard-*") if file.stem not in names):
         stray.unlink()
     todo = [s for s in shards if there.get(f"shard-{s:04d}") != origin(world, photo, wide, objects, s)]
-    with kept_in(folder), ProcessPoolExecutor(workers or os.cpu_count(), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
+    if todo and find_spec("mitsuba") is None:
+        raise UserError("rendering wants Mitsuba: pip install 'ingen3d[kiln]'")
+    with kept_in(folder), ProcessPoolExecutor(workers or os.cpu_count(), initializer=start_worker) as pool:
         jobs = pool.map(partial(render_shard, folder, world, photo, wide, objects), todo)
         for _ in tqdm(jobs, f"rendering {world}", total=len(todo), unit="shard", disable=quiet):
             pass
+
+
+def start_worker() -> None:
+    """Ctrl-C is the parent's affair, and each worker has one core."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    renderer.load_mitsuba(threads=1)
 
 
 def find_shards(folder: Path) -> dict[Path, dict]:

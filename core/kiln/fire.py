@@ -32,7 +32,7 @@ from .loop import digest
 logger = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parent / "weights"
 CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")) / "kiln"
-OBJECTS = {"base": (20160, 2, 1), "toon": (1008, 3, 0)} | dict.fromkeys(DOMAINS, (1600, 3, 0))  # objects, photo views, wide views
+OBJECTS = dict.fromkeys(DOMAINS, (1200, 3, 0)) | {"toon": (720, 3, 0), "base": (20160, 2, 1)}  # objects, photo views, wide views
 STEPS = {"autoencoder": 2900, "decoder": 1900, "clip": 250, "prior": 4400, "toon": 600, "zero123": 2800, "controlnet": 1500,
          "judge": 1500} | dict.fromkeys(DOMAINS, 2750)
 SHOWN = 8  # images on a sample sheet, or pairs

@@ -16,9 +16,9 @@ from ..checkpoints import write_atomically
 from ..errors import UserError
 from .data import Views
 from .loop import fit, make_fast
+from .patterns import GROUNDED
 
 READ = ("class", "colour", "pattern", "hat", "glasses", "beard", "expression")  # fields of a view's record
-GROUNDED = ("plain", "dotted", "starry", "netted")  # patterns on a ground of the first colour; in others no picture says which is named first
 WIDTHS = (24, 48, 96, 128)
 WEIGHTS = Path(__file__).parent / "weights" / "judge" / "model.safetensors"
 CONFIG = "config.json"  # beside the weights: {"heads": attribute -> values, "widths"}

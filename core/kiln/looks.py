@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import cKDTree
 
-from .glazes import Surface, noise
+from .glazes import Surface
+from .patterns import noise
 from .shapes import Form, Part
 
 # Display-referred sRGB.

@@ -1,6 +1,7 @@
-"""Shapes of the kiln's world: surfaces of revolution, swept tubes and boxes, put together into objects.
+"""What the objects of the kiln's world are made of: surfaces of revolution, swept tubes, boxes and patches, and deformations of them.
 
-Every object is a `Form`: `Part`s, z up, centred at the origin and inside the unit sphere.
+Every object is a `Form`: `Part`s, z up, centred at the origin and inside the unit sphere. Its classes are in `pottery` and `things`.
+Parts that stand for one body meet in the same vertices, so that bodies are closed; hard edges are two parts, or two rows of vertices.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,9 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 SEGMENTS = 200  # around an axis of revolution; a vertex is about one pixel of a 128 px view
+STEP = 0.025  # between rows of vertices along a profile, before an object is scaled into the unit sphere
+
+Draw = Callable[[float, float], float]  # u(low, high): uniformly between them
 
 
 @dataclass
@@ -52,12 +56,12 @@ def smooth(points, samples: int = 90) -> np.ndarray:
     return points
 
 
-def revolve(profile: np.ndarray, role: str = "body", v_range=(0.0, 1.0)) -> Part:
+def revolve(profile: np.ndarray, role: str = "body", v_range=(0.0, 1.0), segments: int = SEGMENTS, tone: float = 1.0) -> Part:
     """Turn a profile of (radius, z) points about the z axis; going up on the outside faces outward."""
     profile = np.asarray(profile, float)
     r, z = profile.T
     dr, dz = np.gradient(profile, axis=0).T
-    theta = np.linspace(0, 2 * np.pi, SEGMENTS + 1)
+    theta = np.linspace(0, 2 * np.pi, segments + 1)
     c, s = np.cos(theta)[:, None], np.sin(theta)[:, None]
     vertices = np.stack([r * c, r * s, z + 0 * c], -1)
     normals = np.stack([dz * c, dz * s, -dr + 0 * c], -1)
@@ -67,23 +71,52 @@ def revolve(profile: np.ndarray, role: str = "body", v_range=(0.0, 1.0)) -> Part
     v = v_range[0] + (v_range[1] - v_range[0]) * along / along[-1]
     uv = np.stack(np.broadcast_arrays(theta[:, None] / (2 * np.pi), v), -1)
     size = (2 * np.pi * float(np.percentile(r, 75)), float(along[-1]))
-    return Part(vertices.reshape(-1, 3), normals.reshape(-1, 3), uv.reshape(-1, 2), grid_faces(*uv.shape[:2]), size, role)
+    return Part(vertices.reshape(-1, 3), normals.reshape(-1, 3), uv.reshape(-1, 2), grid_faces(*uv.shape[:2]), size, role, tone)
 
 
-def vessel(outer, wall: float = 0.05) -> list[Part]:
-    """An open pot with a thick wall from the control points of its outer profile, foot to lip."""
+def rows(length: float) -> int:
+    """How many rows of vertices a profile of that length gets."""
+    return int(np.clip(length / STEP, 2, 88)) + 2
+
+
+def turned(points, role: str = "body", hard=None, segments: int = SEGMENTS, tone: float = 1.0) -> list[Part]:
+    """A solid of revolution through (radius, z) points, smooth but for the corners `hard` (indices; None: all are).
+
+    From the axis to the axis, or from a point back to it, it is closed.
+    """
+    points = np.asarray(points, float)
+    corners = range(1, len(points) - 1) if hard is None else hard
+    pieces = [points[a:b + 1] for a, b in zip((0, *corners), (*corners, len(points) - 1))]
+    lengths = [np.linalg.norm(np.diff(piece, axis=0), axis=1).sum() for piece in pieces]
+    curves = [np.linspace(*piece, rows(length)) if len(piece) == 2 else smooth(piece, rows(length)) for piece, length in zip(pieces, lengths)]
+    return [revolve(curve, role, segments=segments, tone=tone) for curve in curves]
+
+
+def vessel(outer, wall: float = 0.05, floor: float | None = None, segments: int = SEGMENTS) -> list[Part]:
+    """An open pot with a thick wall from the control points of its outer profile, foot to lip.
+
+    floor: height of the inside's bottom, by default a wall above the foot; a stem below it is solid.
+    """
     curve = smooth(outer)
-    base = np.stack([np.linspace(0, curve[0, 0], 12), np.full(12, curve[0, 1])], 1)
-    inner = curve[::-1] - [wall, 0]
-    inner = inner[(inner[:, 0] > 0.02) & (inner[:, 1] > curve[0, 1] + wall)]
+    floor = curve[0, 1] + wall if floor is None else floor
+    base = np.stack([np.linspace(0, curve[0, 0], 3), np.full(3, curve[0, 1])], 1)
+    tangent = np.gradient(curve, axis=0)
+    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
+    inner = (curve - wall * np.stack([tangent[:, 1], -tangent[:, 0]], 1))[::-1]
+    outside = (inner[:, 0] < 0.02) | (inner[:, 1] < floor)
+    inner = inner[:outside.argmax()] if outside.any() else inner
     inner = np.concatenate([inner, [[0, inner[-1, 1]]]])
-    lip = np.stack([np.linspace(curve[-1, 0], inner[0, 0], 8), curve[-1, 1] + wall * 0.4 * np.sin(np.linspace(0, np.pi, 8))], 1)
-    inside = smooth(np.concatenate([lip, inner[4:]]), 60)
-    return [revolve(curve), revolve(base, "limb"), revolve(inside, "body", (1.0, 2.0))]
+    along = np.linspace(0, 1, 8)[:, None]
+    lip = curve[-1] + along * (inner[0] - curve[-1]) + 0.4 * wall * np.sin(np.pi * along) * tangent[-1]
+    inside = smooth(np.concatenate([lip, inner[4:]]), 44)
+    return [revolve(curve, segments=segments), revolve(base, "limb", segments=segments), revolve(inside, "body", (1.0, 2.0), segments)]
 
 
-def sweep(path, radius, role: str = "limb", samples: int = 48, segments: int = 20) -> Part:
-    """A tube along a smooth path; `radius` is one number or one per control point."""
+def sweep(path, radius, role: str = "limb", samples: int = 48, segments: int = 20, flat: float = 1.0, hollow: float = 0.0, tone: float = 1.0) -> Part:
+    """A tube along a smooth path, closed at its ends; `radius` is one number or one per control point.
+
+    flat: how much wider it is across the path's plane than in it. hollow: the wall of a tube that one can look into from its end.
+    """
     path = np.asarray(path, float)
     radius = np.broadcast_to(np.asarray(radius, float), len(path))
     curve = smooth(np.concatenate([path, radius[:, None]], 1), samples)
@@ -92,17 +125,30 @@ def sweep(path, radius, role: str = "limb", samples: int = 48, segments: int = 2
     tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
     side = np.cross(tangent, [0.0, 1.0, 0.0] if abs(tangent[:, 1]).max() < 0.9 else [1.0, 0.0, 0.0])
     side /= np.linalg.norm(side, axis=1, keepdims=True)
+    # Rings of vertices: where on the path, how wide, and how much they face away from the path and along it.
+    last, into = samples - 1, samples // 3
+    rings = [(0, 0, 0, -1), (0, 1, 0, -1), *((i, 1, 1, 0) for i in range(samples)), (last, 1, 0, 1)]
+    if hollow:
+        rings += [(last, 1 - hollow / radius[-1], 0, 1), *((last - i, 1 - hollow / radius[last - i], -1, 0) for i in range(into)), (last - into, 0, 0, 1)]
+    else:
+        rings += [(last, 0, 0, 1)]
+    at, wide, away, ahead = np.array(rings).T
+    at = at.astype(int)
     theta = np.linspace(0, 2 * np.pi, segments + 1)[None, :, None]
-    normals = np.cos(theta) * side[:, None] + np.sin(theta) * np.cross(tangent, side)[:, None]
-    vertices = path[:, None] + radius[:, None, None] * normals
-    uv = np.stack(np.meshgrid(np.linspace(0, 1, samples), theta.ravel() / (2 * np.pi), indexing="ij")[::-1], -1)
+    across = np.cross(tangent, side)
+    round_ = np.cos(theta) * side[at, None] + flat * np.sin(theta) * across[at, None]
+    outward = np.cos(theta) * side[at, None] + np.sin(theta) / flat * across[at, None]
+    outward /= np.linalg.norm(outward, axis=-1, keepdims=True)
+    vertices = path[at, None] + (radius[at] * wide)[:, None, None] * round_
+    normals = away[:, None, None] * outward + ahead[:, None, None] * tangent[at, None]
+    uv = np.stack(np.broadcast_arrays(theta[..., 0] / (2 * np.pi), at[:, None] / last), -1)
     length = float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum())
-    faces = grid_faces(samples, segments + 1)[:, ::-1]
-    return Part(vertices.reshape(-1, 3), normals.reshape(-1, 3), uv.reshape(-1, 2), faces, (2 * np.pi * float(radius.mean()), length), role)
+    faces = grid_faces(len(at), segments + 1)[:, ::-1]
+    return Part(vertices.reshape(-1, 3), normals.reshape(-1, 3), uv.reshape(-1, 2), faces, (2 * np.pi * float(radius.mean()), length), role, tone)
 
 
-def box(center, size, role: str = "body", cells: int = 48) -> list[Part]:
-    """Six flat faces, finely divided so that vertex colours can carry a pattern."""
+def box(center, size, role: str = "body", cells: int = 48, bevel: float = 0.0, tone: float = 1.0) -> list[Part]:
+    """Six faces, finely divided so that vertex colours can carry a pattern. bevel: radius of the rounded edges and corners."""
     center, half = np.asarray(center, float), np.asarray(size, float) / 2
     parts = []
     a, b = np.meshgrid(np.linspace(-1, 1, cells), np.linspace(-1, 1, cells), indexing="ij")
@@ -112,139 +158,100 @@ def box(center, size, role: str = "body", cells: int = 48) -> list[Part]:
             i, j = (axis + 1) % 3, (axis + 2) % 3
             grid = np.zeros((cells, cells, 3))
             grid[..., axis], grid[..., i], grid[..., j] = sign, a, b
-            normal = np.zeros(3)
-            normal[axis] = sign
-            vertices = (grid * half + center).reshape(-1, 3)
+            vertices = (grid * half).reshape(-1, 3)
+            normals = np.zeros_like(vertices)
+            normals[:, axis] = sign
+            if bevel:
+                core = np.clip(vertices, bevel - half, half - bevel)
+                normals = (vertices - core) / np.linalg.norm(vertices - core, axis=1, keepdims=True)
+                vertices = core + bevel * normals
             faces = grid_faces(cells, cells)[:, :: sign]
-            parts.append(Part(vertices, np.broadcast_to(normal, vertices.shape).copy(), uv, faces, (2 * half[i], 2 * half[j]), role))
+            parts.append(Part(vertices + center, normals, uv, faces, (2 * half[i], 2 * half[j]), role, tone))
     return parts
 
 
-def dome(radius: float, height: float, z: float, role: str = "body") -> Part:
-    """A lid: a flattened half ball standing on z, its rim of `radius` outward."""
-    t = np.linspace(0, np.pi / 2, 40)
-    return revolve(np.stack([radius * np.cos(t), z + height * np.sin(t)], 1), role)
+def sheet(points: np.ndarray, role: str = "body", tone: float = 1.0) -> Part:
+    """A curved grid of points (nu, nv, 3), facing where the cross product of its two directions points."""
+    du, dv = np.gradient(points, axis=(0, 1))
+    normals = np.cross(du, dv)
+    normals /= np.linalg.norm(normals, axis=-1, keepdims=True) + 1e-12
+    u, v = np.meshgrid(*(np.linspace(0, 1, n) for n in points.shape[:2]), indexing="ij")
+    size = tuple(float(np.linalg.norm(np.diff(points, axis=k), axis=-1).sum(k).mean()) for k in (0, 1))
+    return Part(points.reshape(-1, 3), normals.reshape(-1, 3), np.stack([u, v], -1).reshape(-1, 2), grid_faces(*points.shape[:2]), size, role, tone)
 
 
-def knob(radius: float, z: float) -> Part:
-    t = np.linspace(-np.pi / 2, np.pi / 2, 24)
-    return revolve(np.stack([radius * np.cos(t), z + radius * np.sin(t)], 1), "limb")
+def patch(a, b, c, d, role: str = "body", tone: float = 1.0) -> Part:
+    """A flat face with the corners a, b, c, d, counterclockwise from outside; a triangle has c = d."""
+    a, b, c, d = (np.asarray(each, float) for each in (a, b, c, d))
+    nu, nv = (rows(max(np.linalg.norm(x), np.linalg.norm(y))) for x, y in ((b - a, c - d), (d - a, c - b)))
+    u, v = np.linspace(0, 1, nu)[:, None, None], np.linspace(0, 1, nv)[None, :, None]
+    part = sheet((1 - v) * ((1 - u) * a + u * b) + v * ((1 - u) * d + u * c), role, tone)
+    normal = np.cross(b - a, d - a)
+    return replace(part, normals=np.broadcast_to(normal / np.linalg.norm(normal), part.vertices.shape).copy())
 
 
-def handle(x: float, low: float, high: float, reach: float, thickness: float) -> Part:
-    """An ear on the +x side, from (x, low) out by `reach` and back to (x, high)."""
-    mid = (low + high) / 2
-    return sweep([(x - 0.04, 0, low), (x + 0.75 * reach, 0, low + 0.12 * (high - low)), (x + reach, 0, mid),
-                  (x + 0.75 * reach, 0, high - 0.12 * (high - low)), (x - 0.04, 0, high)], thickness)
+def block(bottom, top, role: str = "body", tone: float = 1.0) -> list[Part]:
+    """The solid between two faces of as many corners (n, 3), both counterclockwise from above."""
+    bottom, top = np.asarray(bottom, float), np.asarray(top, float)
+    n = len(bottom)
+    sides = [patch(bottom[i], bottom[(i + 1) % n], top[(i + 1) % n], top[i], role, tone) for i in range(n)]
+    lids = [patch(f[0], f[i], f[i + 1], f[min(i + 2, n - 1)], role, tone) for f in (bottom[::-1], top) for i in range(1, n - 1, 2)]
+    return sides + lids
 
 
-def vase(u):
-    foot, belly, neck, lip = u(0.24, 0.38), u(0.42, 0.66), u(0.16, 0.30), u(0.26, 0.46)
-    at = u(0.35, 0.6)
-    return vessel([(foot, 0), (foot * 1.02, 0.06), (belly * 0.86, at * 0.55), (belly, at), (belly * 0.8, at + 0.35),
-                   (neck, at + u(0.62, 0.8)), (neck * 1.05, at + 0.9), (lip, at + u(1.05, 1.2))])
+def blob(center, radii, role: str = "body", segments: int = 64, tone: float = 1.0) -> Part:
+    """An ellipsoid."""
+    t = np.linspace(-np.pi / 2, np.pi / 2, segments // 2)
+    return moved([revolve(np.stack([np.cos(t), np.sin(t)], 1), role, segments=segments, tone=tone)], np.diag(np.broadcast_to(radii, 3)), center)[0]
 
 
-def bottle(u):
-    body, neck, shoulder = u(0.36, 0.5), u(0.09, 0.14), u(0.85, 1.05)
-    return vessel([(body * 0.9, 0), (body, 0.1), (body, shoulder), (body * 0.7, shoulder + 0.2), (neck, shoulder + 0.38),
-                   (neck, shoulder + u(0.7, 0.95)), (neck * 1.5, shoulder + 1.0)], wall=0.035)
+def moved(parts: list[Part], matrix=None, shift=(0, 0, 0)) -> list[Part]:
+    """Parts turned or stretched by a matrix (3, 3) of positive determinant, then shifted."""
+    matrix = np.eye(3) if matrix is None else np.asarray(matrix, float)
+    of_normals = np.linalg.inv(matrix)
+    scale = float(np.linalg.det(matrix)) ** (1 / 3)
+    found = []
+    for p in parts:
+        normals = p.normals @ of_normals
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
+        found.append(replace(p, vertices=p.vertices @ matrix.T + shift, normals=normals, size=(p.size[0] * scale, p.size[1] * scale)))
+    return found
 
 
-def bowl(u):
-    foot, height = u(0.28, 0.4), u(0.55, 0.85)
-    return vessel([(foot, 0), (foot, 0.1), (u(0.62, 0.8), height * 0.45), (0.92, height * 0.85), (u(0.94, 1.04), height)])
+def about(axis: int, angle: float) -> np.ndarray:
+    """The turn by an angle in radians about x, y or z (0, 1, 2), as a matrix."""
+    i, j = (axis + 1) % 3, (axis + 2) % 3
+    matrix = np.eye(3)
+    matrix[i, i] = matrix[j, j] = np.cos(angle)
+    matrix[j, i] = np.sin(angle)
+    matrix[i, j] = -matrix[j, i]
+    return matrix
 
 
-def plate(u):
-    depth = u(0.12, 0.24)
-    return vessel([(0.5, 0), (0.52, 0.03), (0.7, depth * 0.45), (0.95, depth * 0.85), (1.05, depth)], wall=0.04)
+def deformed(parts: list[Part], f: Callable[[np.ndarray], np.ndarray]) -> list[Part]:
+    """Parts whose points (N, 3) went where the smooth map f takes them; normals by its cofactors."""
+    found = []
+    for p in parts:
+        vertices = f(p.vertices)
+        x, y, z = ((f(p.vertices + 1e-4 * axis) - vertices) / 1e-4 for axis in np.eye(3))
+        normals = sum(np.cross(a, b) * n[:, None] for a, b, n in zip((y, z, x), (z, x, y), p.normals.T))
+        found.append(replace(p, vertices=vertices, normals=normals / (np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12)))
+    return found
 
 
-def jar(u):
-    foot, belly, neck, height = u(0.34, 0.44), u(0.55, 0.72), u(0.28, 0.36), u(0.95, 1.25)
-    lid = neck * u(1.15, 1.3)
-    rim = height + 0.1
-    return [*vessel([(foot, 0), (belly * 0.85, height * 0.3), (belly, height * 0.62), (belly * 0.8, height * 0.9), (neck, height), (neck, rim)]),
-            revolve([(lid, rim), (lid, rim + 0.06)]), revolve([(0, rim), (lid, rim)], "limb"),
-            dome(lid, u(0.18, 0.3), rim + 0.06), knob(u(0.07, 0.1), rim + 0.36)]
+def pick(u: Draw, *options):
+    """One of them, each as likely."""
+    return options[min(int(u(0, len(options))), len(options) - 1)]
 
 
-def cup(u):
-    foot, lip, height = u(0.38, 0.5), u(0.52, 0.62), u(0.85, 1.1)
-    body = vessel([(foot, 0), (foot * 1.05, 0.05), ((foot + lip) / 2 * u(1.0, 1.1), height * 0.5), (lip, height)])
-    return [*body, handle((foot + lip) / 2, 0.2 * height, 0.85 * height, u(0.3, 0.42), u(0.05, 0.07))]
-
-
-def teapot(u):
-    belly, height, neck = u(0.56, 0.66), u(0.75, 0.95), u(0.26, 0.34)
-    mid = height * 0.48
-    body = vessel([(belly * 0.6, 0), (belly * 0.95, height * 0.25), (belly, mid), (belly * 0.85, height * 0.8), (neck, height), (neck, height + 0.02)])
-    spout = sweep([(-belly * 0.75, 0, mid * 0.7), (-belly - 0.2, 0, mid * 0.9), (-belly - 0.32, 0, height * 0.8),
-                   (-belly - u(0.42, 0.5), 0, height * u(1.0, 1.12))], [0.15, 0.12, 0.08, 0.06])
-    return [*body, spout, handle(belly * 0.9, 0.2 * height, 0.85 * height, u(0.32, 0.42), u(0.05, 0.07)),
-            revolve([(0, height + 0.02), (neck * 1.1, height + 0.02)], "limb"),
-            dome(neck * 1.1, u(0.12, 0.2), height + 0.02), knob(u(0.07, 0.1), height + 0.25)]
-
-
-def ball(u):
-    t = np.linspace(-np.pi / 2, np.pi / 2, 100)
-    return [revolve(np.stack([np.cos(t), np.sin(t)], 1))]
-
-
-def cube(u):
-    return box((0, 0, 0), (1, 1, 1))
-
-
-def cone(u):
-    height = u(1.3, 2.2)
-    side = np.linspace((0.8, 0), (0.0, height), 100)
-    return [revolve(side), revolve(np.linspace((0, 0), (0.8, 0), 20), "limb")]
-
-
-def ring(u):
-    thickness, tilt = u(0.16, 0.3), u(0.9, 1.57)
-    t = np.linspace(0, 2 * np.pi, 80)
-    torus = revolve(np.stack([1 - thickness * np.cos(t), -thickness * np.sin(t)], 1)[::-1])
-    c, s = np.cos(tilt), np.sin(tilt)
-    turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])  # stands up, leaning a little
-    return [replace(torus, vertices=torus.vertices @ turn.T, normals=torus.normals @ turn.T)]
-
-
-def legs(width: float, depth: float, height: float, t: float) -> list[Part]:
-    return [p for x in (-1, 1) for y in (-1, 1)
-            for p in box((x * (width - t) / 2, y * (depth - t) / 2, height / 2), (t, t, height), "limb", cells=12)]
-
-
-def chair(u):
-    w, h, t, back = u(0.8, 1.0), u(0.7, 0.95), u(0.08, 0.14), u(0.8, 1.1)
-    return [*box((0, 0, h), (w, w, 0.12)), *legs(w, w, h, t), *box((-w / 2 + 0.05, 0, h + back / 2), (0.1, w, back))]
-
-
-def table(u):
-    w, d, h, t = u(1.5, 2.0), u(1.0, 1.4), u(0.8, 1.1), u(0.1, 0.18)
-    return [*box((0, 0, h), (w, d, 0.12)), *legs(w, d, h, t)]
-
-
-def mushroom(u):
-    stem, cap, height, top = u(0.14, 0.26), u(0.6, 0.9), u(0.6, 0.9), u(0.35, 0.7)
-    return [revolve(smooth([(stem * 1.3, 0), (stem, height * 0.4), (stem, height + 0.1)], 40), "limb"),
-            revolve(np.linspace((0, height), (cap, height - 0.03), 20), "limb"), dome(cap, top, height - 0.03)]
-
-
-POTTERY = {f.__name__: f for f in (vase, bottle, bowl, plate, jar, cup, teapot)}
-SHAPES = POTTERY | {f.__name__: f for f in (ball, cube, cone, ring, chair, table, mushroom)}
-
-
-def build(name: str, make: Callable[[Callable], list[Part] | Form], rng: np.random.Generator) -> Form:
-    """What `make` makes of random proportions, turned at random about z (and what it is seen from with it) and scaled into the unit sphere."""
+def build(name: str, make: Callable[[Draw], list[Part] | Form], rng: np.random.Generator) -> Form:
+    """What `make` makes of random proportions, turned at random about z and scaled into the unit sphere."""
     made = make(lambda low, high: float(rng.uniform(low, high)))
     form = made if isinstance(made, Form) else Form(name, made)
     vertices = np.concatenate([p.vertices for p in form.parts])
     center = (vertices.min(0) + vertices.max(0)) / 2
     scale = 0.98 / np.linalg.norm(vertices - center, axis=1).max()
-    c, s = np.cos(turn := rng.uniform(0, 2 * np.pi)), np.sin(turn)
-    rotation = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-    parts = [replace(p, vertices=(p.vertices - center) * scale @ rotation.T, normals=p.normals @ rotation.T,
+    turn = about(2, angle := rng.uniform(0, 2 * np.pi))
+    parts = [replace(p, vertices=(p.vertices - center) * scale @ turn.T, normals=p.normals @ turn.T,
                      size=(p.size[0] * scale, p.size[1] * scale)) for p in form.parts]
-    return replace(form, parts=parts, seen_from=tuple(float(a + np.degrees(turn)) for a in form.seen_from))
+    return replace(form, parts=parts, seen_from=tuple(float(a + np.degrees(angle)) for a in form.seen_from))

@@ -1,0 +1,19 @@
+"""The kiln's world: its classes, by name, and objects of them."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from . import shapes
+from .figurines import FIGURINES
+from .pottery import POTTERY
+from .proportions import words
+from .things import THINGS
+
+CLASSES = POTTERY | THINGS | FIGURINES
+
+
+def build(name: str, rng: np.random.Generator) -> shapes.Form:
+    """An object of the class with the shape words that it deserves."""
+    form = shapes.build(name, CLASSES[name], rng)
+    return replace(form, words=(*form.words, *words(form)))
