@@ -18,6 +18,7 @@ from core.kiln.clip import new_tokenizer
 from core.kiln.loop import digest, fit
 from core.kiln.prior import denoising_loss, new_scheduler
 from core.kiln.toon import toon
+from core.kiln.world import CLASSES
 from core.pipeline import InDomainPipeline
 from tests.test_fire import made_up_views, repaint
 
