@@ -2,6 +2,7 @@
 
 import runpy
 import signal
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import sparse
+from scipy.spatial import cKDTree
 
 from core.conditions import load_controlnet
 from core.errors import UserError
-from core.kiln import autoencoder, controlnet, data, fire, glazes, judge, shapes
+from core.kiln import autoencoder, controlnet, data, fire, glazes, judge, proportions, shapes, things
 from core.kiln.clip import new_tokenizer
 from core.kiln.loop import digest, fit
 from core.kiln.prior import denoising_loss, new_scheduler
 from core.kiln.toon import toon
-from core.kiln.world import CLASSES
+from core.kiln.world import CLASSES, POTTERY, build
 from core.pipeline import InDomainPipeline
 from tests.test_fire import made_up_views, repaint
 
@@ -33,7 +36,7 @@ def captions(count):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_objects_fill_the_unit_sphere_and_their_surfaces_face_outward(name):
-    parts = shapes.build(name, CLASSES[name], np.random.default_rng(3)).parts
+    parts = build(name, np.random.default_rng(3)).parts
     radius = np.concatenate([np.linalg.norm(p.vertices, axis=1) for p in parts])
     assert 0.9 < radius.max() < 1
     for part in parts:
@@ -42,6 +45,69 @@ def test_objects_fill_the_unit_sphere_and_their_surfaces_face_outward(name):
         area = np.linalg.norm(face_normal, axis=1)
         agree = (face_normal * vertex_normal).sum(1)[area > 1e-6] > 0
         assert agree.mean() > 0.98, f"{name}: winding and normals disagree"
+
+
+@pytest.mark.parametrize("name", POTTERY | things.THINGS)
+def test_a_class_varies_in_more_than_scale_and_turn(name):
+    """As radial distances from the axis, over heights, show it; a ball may be turned alone."""
+
+    def silhouette(seed):
+        points = np.concatenate([p.vertices for p in build(name, np.random.default_rng(seed)).parts])
+        levels = np.digitize(points[:, 2], np.linspace(-1, 1, 20))
+        return np.array([np.hypot(*points[levels == k, :2].T).max(initial=0) for k in range(21)])
+
+    apart = [abs(silhouette(0) - silhouette(seed)).max() for seed in range(1, 5)]
+    assert max(apart) > (0.001 if name == "ball" else 0.05)
+
+
+@pytest.mark.parametrize("name", POTTERY | things.THINGS)
+def test_bodies_are_closed_surfaces_so_that_they_can_be_lifted(name):
+    """Every edge longer than a thousandth is of as many triangles going one way as the other: none ends in the air."""
+    for seed in range(4):
+        parts = build(name, np.random.default_rng(seed)).parts
+        points = np.concatenate([p.vertices for p in parts])
+        joined = sparse.coo_array((np.ones(len(near := cKDTree(points).query_pairs(1e-6, output_type="ndarray"))), near.T), [len(points)] * 2)
+        label = sparse.csgraph.connected_components(joined, directed=False)[1]
+        offsets = np.cumsum([0, *(len(p.vertices) for p in parts)])
+        faces = label[np.concatenate([p.faces + o for p, o in zip(parts, offsets)])]
+        edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+        balance = sparse.coo_array((np.ones(len(edges)), edges.T), [len(points)] * 2).tocsr()
+        at = np.zeros((len(points), 3))
+        at[label] = points
+        i, j = (balance - balance.T).nonzero()
+        assert (np.linalg.norm(at[i] - at[j], axis=1) < 1e-3).all(), f"{name} {seed}: open at {at[i[0]]}"
+
+
+def test_shape_words_are_deserved_and_rare():
+    """Beside those without the word, what has it goes further in what the word means; about a fifth of a class has it."""
+    for name in ("vase", "bowl"):
+        forms = [build(name, np.random.default_rng([8, k])) for k in range(50)]
+        found = [proportions.proportions(form) for form in forms]
+        for word in proportions.WORDS[name]:
+            measure, sign = proportions.MEASURES[word]
+            has, lacks = ([sign * each[measure] for each, form in zip(found, forms) if (word in form.words) == those] for those in (True, False))
+            assert 0.08 < len(has) / len(forms) < 0.4 and min(has) >= max(lacks), f"{word} {name}"
+
+
+def test_slenderness_breadth_and_roundness_are_those_of_closed_forms():
+    tall = shapes.Form("it", shapes.turned([(0, 0), (0.5, 0), (0.5, 3), (0, 3)]))
+    ball = shapes.Form("it", [shapes.blob((0, 0, 0), 1.0, segments=200)])
+    assert proportions.proportions(tall)["slenderness"] == pytest.approx(3) and proportions.proportions(tall)["breadth"] == pytest.approx(1 / 3)
+    assert proportions.proportions(ball)["roundness"] > 0.95 > 0.8 > proportions.proportions(tall)["roundness"]
+
+
+def test_classes_are_named_by_one_word_of_their_own():
+    assert len(POTTERY) >= 12 and len(things.THINGS) >= 14 and not set(POTTERY) & set(things.THINGS)
+    assert all(name.isalpha() and name.islower() for name in SHAPES) and set(proportions.WORDS) <= set(SHAPES)
+
+
+@pytest.mark.parametrize("kind", data.WORLDS)
+def test_every_class_is_learned_from_and_held_out_as_often_as_the_others(kind):
+    classes = SHAPES if kind == "base" else POTTERY
+    for held_out in (True, False):
+        indices = [i for i in range(20 * 20 * len(classes)) if (i % data.HELD_OUT_EVERY == 0) == held_out]
+        counts = Counter(data.class_of(kind, i) for i in indices)
+        assert set(counts) == set(classes) and len(set(counts.values())) == 1
 
 
 def test_an_object_is_decided_by_its_index():

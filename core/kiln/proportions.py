@@ -8,17 +8,17 @@ import numpy as np
 from .shapes import Form
 
 # Words for the two ends of a measure.
-MEASURES = {"tall": ("slenderness", 1), "short": ("slenderness", -1), "deep": ("slenderness", 1), "shallow": ("slenderness", -1),
+MEASURES = {"tall": ("slenderness", 1), "short": ("slenderness", -1), "deep": ("depth", 1), "shallow": ("depth", -1),
             "wide": ("breadth", 1), "narrow": ("breadth", -1), "round": ("roundness", 1)}  # fmt: skip
-# What a class may be called, and from which value of the measure on: 22 % of 1,000 objects by `limits`.
+# What a class may be called, and from which value of the measure on: 22 % of 300 to 1,000 objects by `limits`.
 WORDS: dict[str, dict[str, float]] = {
-    "vase": {"tall": 1.701, "short": 1.338, "wide": 0.538, "narrow": 0.411, "round": 0.947},
-    "bottle": {"tall": 2.328, "short": 1.739, "wide": 0.372, "narrow": 0.294, "round": 0.956},
-    "bowl": {"deep": 0.414, "shallow": 0.307},
-    "plate": {"deep": 0.138, "shallow": 0.094},
-    "jar": {"tall": 1.383, "short": 1.006, "wide": 0.873, "narrow": 0.637, "round": 0.957},
+    "vase": {"tall": 1.701, "short": 1.338, "wide": 0.538, "narrow": 0.411, "round": 0.965},
+    "bottle": {"tall": 2.328, "short": 1.739, "wide": 0.372, "narrow": 0.294, "round": 0.973},
+    "bowl": {"deep": 0.407, "shallow": 0.303},
+    "plate": {"deep": 0.136, "shallow": 0.092},
+    "jar": {"tall": 1.383, "short": 1.006, "wide": 0.873, "narrow": 0.637, "round": 0.972},
     "cup": {"tall": 0.627, "short": 0.488},
-    "teapot": {"tall": 0.774, "short": 0.566, "round": 0.823},
+    "teapot": {"tall": 0.774, "short": 0.566, "round": 0.925},
     "jug": {"tall": 1.146, "short": 0.985, "wide": 0.646, "narrow": 0.556},
     "goblet": {"tall": 1.523, "short": 1.208, "wide": 0.487, "narrow": 0.363},
     "urn": {"tall": 1.154, "short": 0.884, "wide": 0.602, "narrow": 0.47},
@@ -34,15 +34,15 @@ WORDS: dict[str, dict[str, float]] = {
     "house": {"tall": 0.83, "short": 0.683},
     "tree": {"tall": 1.789, "short": 1.31, "wide": 0.942, "narrow": 0.32},
     "rocket": {"tall": 1.446, "short": 1.158},
-    "apple": {"tall": 0.99, "short": 0.876, "round": 0.735},
+    "apple": {"tall": 0.99, "short": 0.876, "round": 0.895},
     "pyramid": {"tall": 0.592, "short": 0.444},
     "hourglass": {"tall": 1.709, "short": 1.389},
 }  # fmt: skip
 
 
 def proportions(form: Form) -> dict[str, float]:
-    """slenderness: height over the largest width, of the whole. breadth: the body's mean width over its height. roundness: how much its belly,
-    80 % of a ball about the widest place, is a ball: 1 less the mean deviation in radii."""
+    """slenderness: height over the largest width, of the whole. depth: the same of the body, without feet. breadth: the body's mean width over
+    its height. roundness: how much its belly, 65 % of a ball about the widest place, is a ball: 1 less the mean deviation in radii."""
     vertices = np.concatenate([p.vertices for p in form.parts])
     low, high = vertices.min(0), vertices.max(0)
     slenderness = (high[2] - low[2]) / (2 * np.hypot(*(vertices - (low + high) / 2)[:, :2].T).max())
@@ -58,10 +58,10 @@ def proportions(form: Form) -> dict[str, float]:
     radius = np.interp(z, z[levels], radius[levels])
     top = radius.max()
     z = z - z[radius > 0.985 * top].mean()
-    belly = abs(z) < 0.8 * top
+    belly = abs(z) < 0.65 * top
     ball = np.sqrt(np.maximum(top**2 - z[belly] ** 2, 0))
-    missing = max(0.0, 1.6 * top - belly.sum() * height / count)  # a belly that is cut off is no ball
-    return {"slenderness": float(slenderness), "breadth": float(2 * radius.mean() / height),
+    missing = max(0.0, 1.3 * top - belly.sum() * height / count)  # a belly that is cut off is no ball
+    return {"slenderness": float(slenderness), "depth": float(height / (2 * across.max())), "breadth": float(2 * radius.mean() / height),
             "roundness": float(1 - abs(radius[belly] - ball).mean() / top - missing / top)}
 
 

@@ -180,10 +180,10 @@ def sheet(points: np.ndarray, role: str = "body", tone: float = 1.0) -> Part:
     return Part(points.reshape(-1, 3), normals.reshape(-1, 3), np.stack([u, v], -1).reshape(-1, 2), grid_faces(*points.shape[:2]), size, role, tone)
 
 
-def patch(a, b, c, d, role: str = "body", tone: float = 1.0) -> Part:
-    """A flat face with the corners a, b, c, d, counterclockwise from outside; a triangle has c = d."""
+def patch(a, b, c, d, role: str = "body", tone: float = 1.0, counts: tuple[int, int] | None = None) -> Part:
+    """A flat face with the corners a, b, c, d, counterclockwise from outside; a triangle has c = d. counts: vertices along ab and along ad."""
     a, b, c, d = (np.asarray(each, float) for each in (a, b, c, d))
-    nu, nv = (rows(max(np.linalg.norm(x), np.linalg.norm(y))) for x, y in ((b - a, c - d), (d - a, c - b)))
+    nu, nv = counts or (rows(max(np.linalg.norm(x), np.linalg.norm(y))) for x, y in ((b - a, c - d), (d - a, c - b)))
     u, v = np.linspace(0, 1, nu)[:, None, None], np.linspace(0, 1, nv)[None, :, None]
     part = sheet((1 - v) * ((1 - u) * a + u * b) + v * ((1 - u) * d + u * c), role, tone)
     normal = np.cross(b - a, d - a)
@@ -191,12 +191,15 @@ def patch(a, b, c, d, role: str = "body", tone: float = 1.0) -> Part:
 
 
 def block(bottom, top, role: str = "body", tone: float = 1.0) -> list[Part]:
-    """The solid between two faces of as many corners (n, 3), both counterclockwise from above."""
+    """The solid between two triangles or two quadrilaterals (n, 3), both counterclockwise from above."""
     bottom, top = np.asarray(bottom, float), np.asarray(top, float)
     n = len(bottom)
-    sides = [patch(bottom[i], bottom[(i + 1) % n], top[(i + 1) % n], top[i], role, tone) for i in range(n)]
-    lids = [patch(f[0], f[i], f[i + 1], f[min(i + 2, n - 1)], role, tone) for f in (bottom[::-1], top) for i in range(1, n - 1, 2)]
-    return sides + lids
+    edge = np.maximum(*(np.linalg.norm(face - np.roll(face, -1, 0), axis=1) for face in (bottom, top)))
+    along = [rows(max(edge[i::2])) for i in (0, 1)] if n == 4 else [rows(max(edge))] * 2  # faces meet in the same vertices
+    up = rows(np.linalg.norm(top - bottom, axis=1).max())
+    sides = [patch(bottom[i], bottom[(i + 1) % n], top[(i + 1) % n], top[i], role, tone, (along[i % 2], up)) for i in range(n)]
+    a, b, c, d = bottom[[0, n - 1, n - 2, 1 if n == 4 else n - 2]]
+    return [*sides, patch(a, b, c, d, role, tone, (along[1], along[0])), patch(*top[[0, 1, 2, n - 1]], role, tone, tuple(along))]
 
 
 def blob(center, radii, role: str = "body", segments: int = 64, tone: float = 1.0) -> Part:

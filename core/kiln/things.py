@@ -158,7 +158,8 @@ def mushroom(u):
         above = [*((r, h - 0.1 + z) for r, z in bow), (0, h - 0.1 + high)]
         head = turned([(0, h), (stem, h), (cap * 0.7, h - 0.03), (cap, h - 0.1), *above], hard=(3,), segments=140)
         foot = turned([(0, 0), (stem * 1.4, 0), (stem * 1.35, 0.1), (stem * 0.95, 0.5 * h), (stem, h + 0.02), (0, h + 0.02)], "limb", (1, 4), 80)
-        skirt = [revolve(smooth([(stem * 0.9, h * 0.72), (stem * 1.9, h * 0.6), (stem * 0.9, h * 0.66)])[::-1], "limb", segments=80)] if u(0, 1) < 0.4 else []
+        frill = [(stem * 0.9, h * 0.72), (stem * 0.9, h * 0.66), (stem * 1.9, h * 0.6), (stem * 0.9, h * 0.72)]
+        skirt = turned(frill, "limb", segments=80) if u(0, 1) < 0.4 else []
         return moved([*head, *foot, *skirt], np.eye(3) * size)
 
     first = one(1.0)
