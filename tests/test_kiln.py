@@ -98,12 +98,12 @@ def test_slenderness_breadth_and_roundness_are_those_of_closed_forms():
 
 def test_classes_are_named_by_one_word_of_their_own():
     assert len(POTTERY) >= 12 and len(things.THINGS) >= 14 and not set(POTTERY) & set(things.THINGS)
-    assert all(name.isalpha() and name.islower() for name in SHAPES) and set(proportions.WORDS) <= set(SHAPES)
+    assert all(name.isalpha() and name.islower() for name in CLASSES) and set(proportions.WORDS) <= set(CLASSES)
 
 
 @pytest.mark.parametrize("kind", data.WORLDS)
 def test_every_class_is_learned_from_and_held_out_as_often_as_the_others(kind):
-    classes = SHAPES if kind == "base" else POTTERY
+    classes = data.WORLDS[kind].classes
     for held_out in (True, False):
         indices = [i for i in range(20 * 20 * len(classes)) if (i % data.HELD_OUT_EVERY == 0) == held_out]
         counts = Counter(data.class_of(kind, i) for i in indices)

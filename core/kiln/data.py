@@ -9,7 +9,6 @@ import json
 import math
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -155,8 +154,8 @@ def render_world(folder: Path, world: str, objects: int, photo: int, wide: int, 
 
 
 def start_worker() -> None:
-    """Ctrl-C is the parent's affair, and each worker has one core."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """One core each; and Ctrl-C is the parent's affair: Mitsuba would end a picture half done, as if it were whole."""
+    os.setsid()
     renderer.load_mitsuba(threads=1)
 
 
