@@ -210,7 +210,7 @@ def test_toon_shading_is_flat_outlined_and_of_the_objects_colour():
     tones, counts = np.unique(drawn[inner][:, 0].round(4), return_counts=True)
     assert counts[counts > 100].sum() > 0.8 * inner.sum() and (counts > 100).sum() == 3, "three tones"
     assert np.allclose(drawn[inner][:, 1] * 6, drawn[inner][:, 0])
-    edge = alpha[..., 0].astype(bool) & ~((x - 32) ** 2 + (y - 32) ** 2 < 22.5**2)
+    edge = alpha[..., 0].astype(bool) & ~((x - 32) ** 2 + (y - 32) ** 2 < 23.1**2)
     assert drawn[edge].max() < 0.05
 
 

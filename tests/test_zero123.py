@@ -1,12 +1,16 @@
 """Zero-1-to-3 as a noise predictor, on tiny random models in the folder layout of kxic/zero123-xl."""
 
+import numpy as np
 import pytest
 import torch
 
 from core.errors import UserError
+from core.kiln.data import composite, load_views
 from core.kiln.renderer import View
 from ingen3d.cameras import Cameras
+from ingen3d.novel_views import novel_view_quality, overlap
 from ingen3d.zero123 import Zero123, relative_pose
+from tests.test_fire import made_up_views
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +106,27 @@ def test_a_folder_without_a_vae_takes_the_priors_and_one_with_keeps_its_own(zero
     borrowed, image = Zero123.from_pretrained(tmp_path, vae=zero123.vae), torch.rand(1, 3, 16, 16)
     assert borrowed.vae is zero123.vae and torch.equal(borrowed.encode_images(image), zero123.encode_images(image))
     assert Zero123.from_pretrained(tiny_zero123, vae=zero123.vae).vae is not zero123.vae
+
+
+def test_novel_views_are_measured_against_the_view_of_the_camera_that_was_asked_for(tmp_path):
+    made_up_views(tmp_path / "base", "base")
+    views = load_views(tmp_path / "base", "test")
+    shown = {r["azimuth_deg"]: image for r, image in zip(views.records, torch.from_numpy(composite(views.images)).permute(0, 3, 1, 2))}
+    find = lambda cameras: torch.stack([shown[min(shown, key=lambda known: abs(known - float(a)))] for a in cameras.azimuth_deg])
+
+    class Ideal:
+        """Sees each object as it is, or, `blind`, as its reference picture shows it."""
+
+        def __init__(self, blind):
+            self.blind = blind
+
+        def condition(self, image, camera):
+            assert torch.equal(image, find(camera))
+            return image
+
+        def sample(self, condition, cameras, **settings):
+            return condition if self.blind else find(cameras)
+
+    right, wrong = (novel_view_quality(Ideal(blind), tmp_path, count=2, batch_size=1, quiet=True) for blind in (False, True))
+    assert right["count"] == 2 and right["psnr"] > 60 and right["iou"] > 0.98 and wrong["psnr"] < 30
+    assert overlap(np.eye(4) > 0, np.ones((4, 4)) > 0) == 0.25
