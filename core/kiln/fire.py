@@ -121,7 +121,7 @@ class Kiln:
     def made(self, stage: str) -> str:
         """What tells a stage's results from others; "" where they are missing."""
         if stage == "data":
-            return digest({w: identity(self.cache / "data" / w) if (self.cache / "data" / w).is_dir() else "" for w in OBJECTS})
+            return digest({w: identity(folder) if any((folder := self.cache / "data" / w).glob("shard-*.json")) else "" for w in OBJECTS})
         return digest_files([self.weights / name for name in STAGES[stage].writes])
 
     @contextmanager
