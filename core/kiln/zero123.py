@@ -16,7 +16,7 @@ from ..sampling import denoise
 from ..zero123 import CCProjection, relative_pose
 from .clip import WIDTH, small
 from .loop import digest, fit, make_fast
-from .prior import new_scheduler, new_unet
+from .prior import new_scheduler
 from .renderer import View
 
 NO_IMAGE = 0.1  # share of steps without image and camera, for classifier-free guidance
@@ -26,7 +26,7 @@ POSE = 4  # d polar, sin d azimuth, cos d azimuth, d distance
 
 def from_prior(prior: UNet2DConditionModel) -> UNet2DConditionModel:
     """The prior with as many input channels more for the reference's latents, their weights zero at first."""
-    unet = new_unet(in_channels=2 * prior.config.in_channels)
+    unet = UNet2DConditionModel.from_config({**prior.config, "in_channels": 2 * prior.config.in_channels})
     state = prior.state_dict()
     state["conv_in.weight"] = torch.cat([state["conv_in.weight"], torch.zeros_like(state["conv_in.weight"])], 1)
     unet.load_state_dict(state)
@@ -40,11 +40,11 @@ def embed_images(vision: CLIPVisionModelWithProjection, images: np.ndarray, devi
 
 
 def pairs(records: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
-    """All (reference, target) view indices of the same object: (P,), (P,)."""
+    """All (reference, target) view indices of two views of an object, and of one with itself: (P,), (P,)."""
     views = defaultdict(list)
     for i, r in enumerate(records):
         views[r["object"]].append(i)
-    both = [(a, b) for same in views.values() for a in same for b in same]
+    both = [(a, b) for same in views.values() for a in same for b in same if a != b or a == same[0]]
     return tuple(torch.tensor(both).T)
 
 
