@@ -12,14 +12,13 @@ from core.evaluation import features, study, tables
 from core.evaluation.cells import Cell, Cells
 from core.evaluation.report import Column, Grid, Models, Report, Section, Table
 from core.evaluation.worlds import shipped
-from core.kiln.world import POTTERY
 from core.presets import find_preset
 from core.training.domain import find_process
 
 from .geometry import QUERIES, SAMPLES, THRESHOLDS
 from .pots import VIEWS, Pots
 
-SEEDS = 3
+CLASSES, SEEDS = 7, 3  # of a domain's classes, and of each
 TURNTABLE = {"turntable": {"views": VIEWS, "frames": 1}}  # the video is for people
 QUICK = {"init": {"steps": 20}, "refine": {"steps": 20}}
 TITLE = "Text to 3D"
@@ -69,19 +68,19 @@ def table3d(
         raise UserError(f"the 3D table needs a judge and a world of known objects, and '{preset}' has none: give --preset kiln")
     state, device = find_process(device)
     common = OmegaConf.to_container(OmegaConf.merge(TURNTABLE, QUICK if quick else {}, dict(overrides or {})))
-    out, classes, seeds = Path(out), list(POTTERY)[:2] if quick else list(POTTERY), range(1 if quick else SEEDS)
+    out, count, seeds = Path(out), 2 if quick else CLASSES, range(1 if quick else SEEDS)
     names, runs = list(domains) or shipped(preset), out / "runs" / ("quick" if quick else "full")
     fine_tuned = fine_tuned or {name: fine_tune(preset, name, out, quick, device, quiet) for name in names}
     pots = {name: Pots(preset, name, common, runs, fine_tuned[name], device, quiet) for name in names}
-    wanted = {name: each.cells(classes, seeds) for name, each in pots.items()}
-    true = {name: [each.rendered(c, s) for c in classes for s in seeds] if each.has_truth else [] for name, each in pots.items()}
+    wanted = {name: each.cells(each.classes[:count], seeds) for name, each in pots.items()}
+    true = {name: [each.rendered(c, s) for c in each.classes[:count] for s in seeds] if each.has_truth else [] for name, each in pots.items()}
     cells = Cells(out / "cells", quiet)
     every = [cell for name in names for cell in (*true[name], *wanted[name].values())]
 
     def write() -> Path:
         done = sum(cells.read(cell) is not None for cell in every)
         sections = [section(cells, each, wanted[name], true[name]) for name, each in pots.items()]
-        settings = facts(next(iter(pots.values())), classes, seeds)
+        settings = facts(pots, count, seeds)
         status = "" if done == len(every) else f"{done} of {len(every)} cells"
         return Report(TITLE, command, settings, sections, status).write(out / "table3d")
 
@@ -99,11 +98,11 @@ def fine_tune(preset: str, domain: str, out: Path, quick: bool, device: torch.de
     return Path(tables.last(trained).folder)
 
 
-def facts(pots: Pots, classes: list[str], seeds: range) -> dict[str, Any]:
+def facts(pots: dict[str, Pots], count: int, seeds: range) -> dict[str, Any]:
     """What stands at the report's head."""
-    s = pots.settings
+    s = next(iter(pots.values())).settings
     return {
-        "objects": f"{len(classes)} classes ({', '.join(classes)}) x {len(seeds)} seeds",
+        **{f"objects of {name}": f"{', '.join(each.classes[:count])}, each of {len(seeds)} seeds" for name, each in pots.items()},
         "steps": f"{s.init.steps + s.refine.steps} for each method; ours {s.init.steps} with Zero-1-to-3, {s.refine.steps} with the rule",
         "KID": f"{VIEWS} views of an object, elevation {s.turntable.elevation_deg:g} degrees, 50 subsets of {VIEWS}, judge's features",
         "shape": f"{QUERIES} points of a mesh to the nearest of {SAMPLES} on the other; thresholds {', '.join(map(str, THRESHOLDS))} bounding radii",
@@ -133,8 +132,8 @@ def prompts(pots: Pots) -> str:
     """What each method was asked for."""
     asked: dict[str, list[str]] = {}
     for method in pots.methods.values():
-        asked.setdefault(pots.prompt(method, "vase", 0), []).append(method.title)
-    return "Asked for a vase. " + " ".join(f"'{prompt}': {', '.join(titles)}." for prompt, titles in asked.items())
+        asked.setdefault(pots.prompt(method, pots.classes[0], 0), []).append(method.title)
+    return f"Asked for a {pots.classes[0]}. " + " ".join(f"'{prompt}': {', '.join(titles)}." for prompt, titles in asked.items())
 
 
 def row(cells: Cells, pots: Pots, wanted: dict[tuple, Cell], task: str, key: str) -> dict[str, Any]:

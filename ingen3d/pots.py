@@ -186,6 +186,12 @@ class Pots:
         return form.parts, surface
 
     @cached_property
+    def classes(self) -> list[str]:
+        """The domain's classes that the judge knows; of a domain that is no world of the kiln's, all that it knows."""
+        known = self.critic.vocabulary["class"]
+        return [name for name in (WORLDS[self.domain.name].classes if self.domain.name in WORLDS else known) if name in known]
+
+    @cached_property
     def critic(self) -> judge.Judge:
         return judge.Judge.load(Path(self.preset.judge))
 
