@@ -2,6 +2,7 @@
 
     python scripts/fire_kiln.py data            # render the worlds (extra [kiln])
     python scripts/fire_kiln.py all             # everything, from nothing to the weights in core/kiln/weights
+    python scripts/fire_kiln.py budget          # what size and training time buy, as a table: other architectures, each for some of the steps
 
 A stage that is finished is passed over, unless its data, models, steps or recipe have changed. CACHE/stages says how long each took, CACHE/STAGE
 has its loss.csv, loss.svg and sample sheets.
@@ -16,11 +17,12 @@ from core.errors import UserError, run_cli
 
 
 def main() -> None:
+    from core.kiln.budget import as_markdown, compare
     from core.kiln.fire import CACHE, STAGES, WEIGHTS, Kiln
     from core.progress import hide_loading_bars
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=[*STAGES, "all"], nargs="+")
+    parser.add_argument("stage", choices=[*STAGES, "all", "budget"], nargs="+")
     parser.add_argument("--cache", type=Path, default=CACHE, help=f"data and checkpoints (default: {CACHE})")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="the models, read and written (default: those that ship with the package)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies every stage's training steps (default: 1)")
@@ -32,9 +34,12 @@ def main() -> None:
     if args.quiet:
         hide_loading_bars()
     kiln = Kiln(args.cache, args.device, args.scale, args.quiet, args.weights)
-    for stage in STAGES if "all" in args.stage else args.stage:
+    stages = [stage for stage in args.stage if stage not in ("all", "budget")]
+    for stage in STAGES if "all" in args.stage else stages:
         kiln.run(stage)
     print(f"MiB: {json.dumps(kiln.sizes())}")
+    if "budget" in args.stage:
+        print(as_markdown(list(compare(kiln))))
 
 
 if __name__ == "__main__":

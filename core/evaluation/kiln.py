@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from tqdm import tqdm
 
@@ -134,10 +134,10 @@ def parity(steps: int = 20) -> dict[str, float]:
             "batch": float((batch[:1] - alone).abs().max())}
 
 
-def autoencoder_psnr(data: Path) -> dict[str, float]:
-    """dB on held-out views of every world that is there."""
-    vae = InDomainPipeline.from_pretrained("kiln").vae
-    return {world: autoencoder.psnr(vae, load_views(data / world, "test"), torch.device("cpu")) for world in rendered_worlds(data)}
+def autoencoder_psnr(data: Path, vae: AutoencoderKL | None = None) -> dict[str, float]:
+    """dB on held-out views of every world that is there. vae: the kiln's by default."""
+    vae = vae or InDomainPipeline.from_pretrained("kiln").vae
+    return {world: autoencoder.psnr(vae, load_views(data / world, "test"), vae.device) for world in rendered_worlds(data)}
 
 
 def rendered_worlds(data: Path) -> list[str]:

@@ -18,14 +18,14 @@ FINISH = {"porcelain": 3}  # and while the decoder learns alone, as they are wha
 FULL_SIZE = 0.7  # the share of training after which whole 128 px images take the place of crops
 
 
-def new_autoencoder() -> AutoencoderKL:
+def new_autoencoder(latent_channels: int = LATENT_CHANNELS) -> AutoencoderKL:
     vae = AutoencoderKL(
-        sample_size=128, latent_channels=LATENT_CHANNELS, block_out_channels=(16, 32, 64, 128), layers_per_block=1, norm_num_groups=8,
+        sample_size=128, latent_channels=latent_channels, block_out_channels=(16, 32, 64, 128), layers_per_block=1, norm_num_groups=8,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
     )
     with torch.no_grad():  # a posterior of width 1, the default start, drowns what the encoder has to say
-        vae.quant_conv.weight[LATENT_CHANNELS:].zero_()
-        vae.quant_conv.bias[LATENT_CHANNELS:].fill_(-6)
+        vae.quant_conv.weight[latent_channels:].zero_()
+        vae.quant_conv.bias[latent_channels:].fill_(-6)
     return vae
 
 
@@ -60,10 +60,11 @@ def losses(vae: AutoencoderKL, x: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"loss": mse + 0.05 * F.l1_loss(y, x) + 0.1 * edges + KL_WEIGHT * kl, "mse": mse.detach(), "kl": kl.detach()}
 
 
-def train(worlds: dict[str, Views], folder: Path, device: torch.device, steps: int, made_from: str = "", quiet: bool = False) -> AutoencoderKL:
+def train(worlds: dict[str, Views], folder: Path, device: torch.device, steps: int, latent_channels: int = LATENT_CHANNELS, made_from: str = "",
+          quiet: bool = False) -> AutoencoderKL:
     """Views of all worlds, by name: the autoencoder is a camera, not a model of any. made_from: tells them from others."""
     torch.manual_seed(0)
-    vae = new_autoencoder().to(device)
+    vae = new_autoencoder(latent_channels).to(device)
     make_fast(device, vae.encoder, vae.decoder)
     images = {world: torch.from_numpy(views.images) for world, views in worlds.items()}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from torch import nn
 
@@ -13,7 +13,7 @@ from ..checkpoints import fingerprint
 from ..conditions import canny
 from ..text import encode_prompts
 from .loop import digest, fit, make_fast
-from .prior import denoising_loss, new_scheduler
+from .prior import denoising_loss
 
 NO_TEXT = 0.5  # share of captions left out, as in the paper: what a shape is has to be read off its edges too
 
@@ -48,7 +48,7 @@ def train(latents: torch.Tensor, edges: torch.Tensor, captions: list[str], prior
     unet, text_encoder = (part.to(device).eval().requires_grad_(False) for part in (prior.unet, prior.text_encoder))
     net = from_prior(unet).to(device)
     make_fast(device, unet, net)
-    scheduler = new_scheduler()
+    scheduler = DDPMScheduler.from_config(prior.scheduler.config)
 
     def loss(step):
         index = torch.randint(len(latents), (batch_size,))

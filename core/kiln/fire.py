@@ -16,7 +16,7 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline
 from PIL import Image
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
@@ -37,6 +37,15 @@ STEPS = {"autoencoder": 2900, "decoder": 1900, "clip": 250, "prior": 4400, "toon
          "judge": 1500} | dict.fromkeys(DOMAINS, 2750)
 SHOWN = 8  # images on a sample sheet, or pairs
 MINUTE = 60.0  # seconds between two entries of a stage's time
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `budget` compares; the defaults are what ships. layers: of a block of the UNet."""
+
+    latent_channels: int = autoencoder.LATENT_CHANNELS
+    layers: int = 1
+    prediction_type: str = "epsilon"
 
 
 @dataclass(frozen=True)
@@ -82,10 +91,11 @@ def digest_files(folders: Sequence[Path]) -> str:
 
 
 class Kiln:
-    """A stage reads what earlier stages left in `cache` and `weights`, trains, and writes its part of `weights`."""
+    """A stage reads what earlier stages left in `data`, `cache` and `weights`, trains, and writes its part of `weights`. data: CACHE/data by default."""
 
-    def __init__(self, cache: Path = CACHE, device: str | None = None, scale: float = 1.0, quiet: bool = False, weights: Path = WEIGHTS):
-        self.cache, self.weights, self.quiet = cache, weights, quiet
+    def __init__(self, cache: Path = CACHE, device: str | None = None, scale: float = 1.0, quiet: bool = False, weights: Path = WEIGHTS,
+                 data: Path | None = None, recipe: Recipe = Recipe()):
+        self.cache, self.weights, self.quiet, self.renders, self.recipe = cache, weights, quiet, data or cache / "data", recipe
         self.device = find_device(device)
         self.steps = {k: max(2, round(v * scale)) for k, v in STEPS.items()}
 
@@ -113,7 +123,7 @@ class Kiln:
         if stage == "data":
             return {"inputs": digest({w: [origin(w, photo, wide, n, 0), n] for w, (n, photo, wide) in OBJECTS.items()}), "steps": None, "code": ""}
         needs = STAGES[stage]
-        views, models = [identity(self.cache / "data" / world) for world in needs.worlds], digest_files([self.weights / name for name in needs.models])
+        views, models = [identity(self.renders / world) for world in needs.worlds], digest_files([self.weights / name for name in needs.models])
         place = [self.preset(), self.precision()] if stage in DOMAINS else []
         steps = [v for k, v in self.steps.items() if k == stage or (stage, k) == ("autoencoder", "decoder")]
         return {"inputs": digest(views, models, place), "steps": steps, "code": digest([inspect.getsource(module) for module in needs.code])}
@@ -121,7 +131,7 @@ class Kiln:
     def made(self, stage: str) -> str:
         """What tells a stage's results from others; "" where they are missing."""
         if stage == "data":
-            return digest({w: identity(folder) if any((folder := self.cache / "data" / w).glob("shard-*.json")) else "" for w in OBJECTS})
+            return digest({w: identity(folder) if any((folder := self.renders / w).glob("shard-*.json")) else "" for w in OBJECTS})
         return digest_files([self.weights / name for name in STAGES[stage].writes])
 
     @contextmanager
@@ -156,15 +166,15 @@ class Kiln:
         return {name: round(size, 1) for name, size in (sizes | {"all": sum(sizes.values())}).items() if size}
 
     def views(self, *worlds: str, split: str = "train") -> Views:
-        return load_views([self.cache / "data" / world for world in worlds], split)
+        return load_views([self.renders / world for world in worlds], split)
 
     def data(self) -> None:
         for world, (objects, photo, wide) in OBJECTS.items():
-            render_world(self.cache / "data" / world, world, objects, photo, wide, quiet=self.quiet)
+            render_world(self.renders / world, world, objects, photo, wide, quiet=self.quiet)
 
     def pictures(self, world: str) -> Path:
         """A domain as a user would have it: a folder of PNG files, no captions."""
-        folder, made_from = self.cache / f"{world}-images", identity(self.cache / "data" / world)
+        folder, made_from = self.cache / f"{world}-images", identity(self.renders / world)
         mark = folder.with_suffix(".txt")
         if not folder.exists() or has_changed(mark, made_from):
             shutil.rmtree(folder, ignore_errors=True)
@@ -174,8 +184,8 @@ class Kiln:
 
     def autoencoder(self) -> None:
         worlds = {world: self.views(world) for world in WORLDS}
-        settings = dict(made_from=digest([identity(self.cache / "data" / world) for world in WORLDS]), quiet=self.quiet)
-        vae = autoencoder.train(worlds, self.cache / "autoencoder", self.device, self.steps["autoencoder"], **settings)
+        settings = dict(made_from=digest([identity(self.renders / world) for world in WORLDS]), quiet=self.quiet)
+        vae = autoencoder.train(worlds, self.cache / "autoencoder", self.device, self.steps["autoencoder"], self.recipe.latent_channels, **settings)
         vae = autoencoder.finish(vae, worlds, self.cache / "decoder", self.device, self.steps["decoder"], **settings)
         vae = vae.to(memory_format=torch.contiguous_format)
         sample = np.concatenate([views.images[::7][:300] for views in worlds.values()])
@@ -195,7 +205,7 @@ class Kiln:
 
     def clip(self) -> None:
         model, tokenizer = clip.train(self.views("base"), self.cache / "clip", self.device, self.steps["clip"],
-                                      identity(self.cache / "data" / "base"), self.quiet)
+                                      identity(self.renders / "base"), self.quiet)
         model.half().save_pretrained(self.weights / "clip")
         tokenizer.save_pretrained(self.weights / "clip")
         clip.new_processor().save_pretrained(self.weights / "clip")
@@ -203,7 +213,7 @@ class Kiln:
     def latents(self, world: str) -> torch.Tensor:
         """Cached latents of all of a world's views, then of their mirror images: (2 N, C, 16, 16) fp16."""
         file, vae = self.cache / f"{world}-latents.pt", self.load_vae()
-        made_from = digest(identity(self.cache / "data" / world), fingerprint(vae), vae.config.scaling_factor)
+        made_from = digest(identity(self.renders / world), fingerprint(vae), vae.config.scaling_factor)
         kept = torch.load(file, weights_only=True) if file.exists() else {}
         if kept.get("made_from") != made_from:
             images = self.views(world).images
@@ -213,16 +223,16 @@ class Kiln:
 
     def photos(self, world: str) -> tuple[list[int], list[str], torch.Tensor]:
         """Those of a world's views that people might take: which they are (N,), and captions and latents (2 N, C, 16, 16), the mirror images' too."""
-        records = load_records(self.cache / "data" / world)
+        records = load_records(self.renders / world)
         rows = [i for i, r in enumerate(records) if r["photo"]]
         return rows, [records[i]["caption"] for i in rows] * 2, self.latents(world)[rows + [len(records) + i for i in rows]]
 
-    def sheet(self, name: str, captions: Sequence[str], tokenizer: CLIPTokenizer):
+    def sheet(self, name: str, captions: Sequence[str], tokenizer: CLIPTokenizer, scheduler: DDPMScheduler):
         """For `fit`: pictures of a prior in training, of captions from all over the world."""
         vae, prompts = self.load_vae(), list(captions[:: max(1, len(captions) // SHOWN)])[:SHOWN]
 
         def sample(modules: nn.ModuleDict, step: int) -> None:
-            self.draw(name, step, InDomainPipeline(vae, modules["text_encoder"], tokenizer, modules["unet"], prior.new_sampler()), prompts)
+            self.draw(name, step, InDomainPipeline(vae, modules["text_encoder"], tokenizer, modules["unet"], prior.new_sampler(scheduler)), prompts)
 
         return sample
 
@@ -237,10 +247,12 @@ class Kiln:
         _, captions, latents = self.photos("base")
         tokenizer = CLIPTokenizer.from_pretrained(self.weights / "clip")
         text_encoder = CLIPTextModel.from_pretrained(self.weights / "clip", torch_dtype=torch.float32)
-        modules = prior.train(latents, captions, text_encoder, tokenizer, self.cache / "prior", self.device, self.steps["prior"],
-                              sample=self.sheet("prior", captions, tokenizer), quiet=self.quiet)
+        torch.manual_seed(0)
+        unet, scheduler = prior.new_unet(self.recipe.latent_channels, self.recipe.layers), prior.new_scheduler(self.recipe.prediction_type)
+        modules = prior.train(latents, captions, text_encoder, tokenizer, self.cache / "prior", self.device, self.steps["prior"], unet, scheduler,
+                              sample=self.sheet("prior", captions, tokenizer, scheduler), quiet=self.quiet)
         unet = modules["unet"].to(memory_format=torch.contiguous_format)
-        pipe = StableDiffusionPipeline(self.load_vae(), modules["text_encoder"], tokenizer, unet, prior.new_scheduler(),
+        pipe = StableDiffusionPipeline(self.load_vae(), modules["text_encoder"], tokenizer, unet, scheduler,
                                        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
         pipe.to(torch.float16).save_pretrained(self.weights / "prior")
         tokenizer.backend_tokenizer.model.save(str(self.weights / "prior" / "tokenizer"))  # as the transformers that threestudio pins reads it
@@ -250,7 +262,8 @@ class Kiln:
         _, captions, latents = self.photos("toon")
         pipe = self.load_prior()
         modules = prior.train(latents, captions, pipe.text_encoder.requires_grad_(False), pipe.tokenizer, self.cache / "toon", self.device,
-                              self.steps["toon"], pipe.unet, 3e-4, sample=self.sheet("toon", captions, pipe.tokenizer), quiet=self.quiet)
+                              self.steps["toon"], pipe.unet, pipe.scheduler, 3e-4,
+                              sample=self.sheet("toon", captions, pipe.tokenizer, pipe.scheduler), quiet=self.quiet)
         modules["unet"].to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(self.weights / "toon" / "unet")
 
     def preset(self) -> str:
@@ -269,7 +282,7 @@ class Kiln:
                      ema_decay=0.999, dtype=torch.float16, mixed_precision=self.precision(), licence="apache-2.0", device=self.device, quiet=self.quiet)
 
     def zero123(self) -> None:
-        records, folder, vae = load_records(self.cache / "data" / "base"), self.weights / "zero123", self.load_vae()
+        records, folder, vae = load_records(self.renders / "base"), self.weights / "zero123", self.load_vae()
         latents, unet = self.latents("base")[: len(records)], self.load_prior().unet
         vision = CLIPVisionModelWithProjection.from_pretrained(self.weights / "clip", torch_dtype=torch.float32).to(self.device).eval()
         images = self.views("base").images
@@ -306,7 +319,7 @@ class Kiln:
 
         def sample(net: nn.Module, step: int) -> None:
             """Edges, and the prior's pictures along them."""
-            drawer = InDomainPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, prior.new_sampler())
+            drawer = InDomainPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, prior.new_sampler(pipe.scheduler))
             self.draw("controlnet", step, drawer, [captions[i] for i in shown], to_pil(pictures * 2 - 1), controls=[drawer.control(net, pictures)])
 
         net = controlnet.train(latents, both, captions, pipe, self.cache / "controlnet", self.device, self.steps["controlnet"],
@@ -314,7 +327,7 @@ class Kiln:
         net.to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(self.weights / "controlnet")
 
     def judge(self) -> None:
-        made_from = digest([identity(self.cache / "data" / world) for world in WORLDS])
+        made_from = digest([identity(self.renders / world) for world in WORLDS])
         model = judge.train(self.views(*WORLDS), self.cache / "judge", self.device, self.steps["judge"], made_from, self.quiet)
         model = model.cpu().to(memory_format=torch.contiguous_format)
         model.save(self.weights / "judge" / "model.safetensors")

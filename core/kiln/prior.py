@@ -9,6 +9,8 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DConditio
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from ..training.fit import min_snr_weight
+from ..training.text_feature import add_noise
 from .autoencoder import LATENT_CHANNELS
 from .clip import WIDTH, tokenize
 from .loop import digest, fit, make_fast
@@ -17,50 +19,44 @@ NO_TEXT = 0.12  # share of captions left out, for the unconditional prediction
 MAX_SNR = 5.0  # min-SNR weighting (Hang et al. 2023): noise levels that only polish do not crowd out those that shape
 
 
-def new_unet() -> UNet2DConditionModel:
-    """Small enough for six of its kind to ship."""
+def new_unet(latent_channels: int = LATENT_CHANNELS, layers: int = 1) -> UNet2DConditionModel:
+    """Small enough for six of its kind to ship. layers: of a block."""
     return UNet2DConditionModel(
-        sample_size=16, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, block_out_channels=(64, 128, 144), layers_per_block=1,
+        sample_size=16, in_channels=latent_channels, out_channels=latent_channels, block_out_channels=(64, 128, 144), layers_per_block=layers,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=16,
     )
 
 
-def new_scheduler() -> DDPMScheduler:
+def new_scheduler(prediction_type: str = "epsilon") -> DDPMScheduler:
     """Stable Diffusion's noise schedule."""
-    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False, steps_offset=1)
+    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False, steps_offset=1,
+                         prediction_type=prediction_type)
 
 
-def new_sampler() -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ over the same, for samples."""
-    return DPMSolverMultistepScheduler.from_config(new_scheduler().config, algorithm_type="dpmsolver++")
+def new_sampler(scheduler: DDPMScheduler) -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ over the same noise schedule, for samples."""
+    return DPMSolverMultistepScheduler.from_config(scheduler.config, algorithm_type="dpmsolver++")
 
 
 def denoising_loss(predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], z: torch.Tensor,
                    scheduler: DDPMScheduler) -> dict[str, torch.Tensor]:
-    """How wrong `predict(z_t, t)` is about the noise, at a random level for each of `z` (B, C, h, w): "loss" by min-SNR, "mse" plain."""
-    t = torch.randint(0, 1000, (len(z),), device=z.device)
-    noise = torch.randn_like(z)
-    z_t = scheduler.add_noise(z, noise, t).contiguous(memory_format=torch.channels_last)
-    error = F.mse_loss(predict(z_t, t), noise, reduction="none").mean((1, 2, 3))
-    alpha_bar = scheduler.alphas_cumprod.to(z.device)[t]
-    snr = alpha_bar / (1 - alpha_bar)
-    return {"loss": (error * (MAX_SNR / snr).clamp(max=1)).mean(), "mse": error.detach().mean()}
+    """How wrong `predict(z_t, t)` is about the noise (or v), at a random level for each of `z` (B, C, h, w): "loss" by min-SNR, "mse" plain."""
+    z_t, t, target = add_noise(scheduler, z, torch.default_generator)
+    error = F.mse_loss(predict(z_t.contiguous(memory_format=torch.channels_last), t), target, reduction="none").mean((1, 2, 3))
+    return {"loss": (error * min_snr_weight(scheduler, t, MAX_SNR)).mean(), "mse": error.detach().mean()}
 
 
 def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, folder: Path,
-          device: torch.device, steps: int, unet: UNet2DConditionModel | None = None, learning_rate: float = 8e-4, batch_size: int = 20,
-          sample: Callable[[nn.Module, int], None] | None = None, quiet: bool = False) -> nn.ModuleDict:
+          device: torch.device, steps: int, unet: UNet2DConditionModel, scheduler: DDPMScheduler, learning_rate: float = 8e-4,
+          batch_size: int = 20, sample: Callable[[nn.Module, int], None] | None = None, quiet: bool = False) -> nn.ModuleDict:
     """Denoising loss on `latents` (N, C, 16, 16) with their captions; the text tower, begun as CLIP's, learns along where its weights may.
 
-    unet: to learn on from, a new one by default. sample: as in `fit`. Returns {"unet", "text_encoder"}.
+    unet: new, or to learn on from. sample: as in `fit`. Returns {"unet", "text_encoder"}.
     """
-    torch.manual_seed(0)
-    unet = new_unet() if unet is None else unet.train()
-    modules = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).to(device)
+    modules = nn.ModuleDict({"unet": unet.train(), "text_encoder": text_encoder}).to(device)
     make_fast(device, unet, text_encoder)
-    scheduler = new_scheduler()
     ids, empty = tokenize(tokenizer, captions), tokenize(tokenizer, [""])
 
     def loss(step):

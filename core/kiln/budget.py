@@ -1,0 +1,62 @@
+"""What size and training time buy: the autoencoder and the prior in other architectures, each fired for a share of the steps, and measured."""
+
+import json
+import shutil
+from collections.abc import Iterator
+
+from ..checkpoints import write_atomically
+from ..evaluation.kiln import autoencoder_psnr, prior_alignment
+from .fire import Kiln, Recipe
+
+VARIANTS = {  # stage -> what is varied -> recipe
+    "autoencoder": {f"{channels} latent channels": Recipe(latent_channels=channels) for channels in (4, 8, 16)},
+    "prior": {"epsilon, 1 layer a block": Recipe(), "v, 1 layer": Recipe(prediction_type="v_prediction"), "epsilon, 2 layers": Recipe(layers=2)},
+}
+SHARES = (0.05, 0.2)  # of the steps of what ships
+SEEDS = 5  # of each of the prior's prompts
+
+
+def compare(kiln: Kiln, shares: tuple[float, ...] = SHARES) -> Iterator[dict[str, object]]:
+    """A row for each variant and share: what, steps, minutes, MiB and its measures. Goes on where it was; lies in CACHE/budget.
+
+    kiln: has rendered the worlds and fired what ships, over whose autoencoder and CLIP the priors are compared.
+    """
+    for stage, variants in VARIANTS.items():
+        for name, recipe in variants.items():
+            for share in shares:
+                folder = kiln.cache / "budget" / f"{stage}-{'-'.join(str(value) for value in vars(recipe).values())}-{share:g}"
+                variant = Kiln(folder, kiln.device, share, kiln.quiet, folder / "weights", kiln.renders, recipe)
+                if stage == "prior":
+                    for part in ("prior/vae", "clip"):
+                        shutil.copytree(kiln.weights / part, variant.weights / part, dirs_exist_ok=True)
+                variant.run(stage)
+                yield {"model": stage, "variant": name} | cost(variant, stage) | measures(variant, stage)
+
+
+def cost(kiln: Kiln, stage: str) -> dict[str, object]:
+    """steps, minutes and MiB of a stage's model."""
+    seconds = json.loads((kiln.cache / "stages" / f"{stage}.json").read_text())["seconds"]
+    part = {"autoencoder": "prior/vae", "prior": "prior/unet"}[stage]
+    return {"steps": kiln.steps[stage], "minutes": round(sum(seconds.values()) / 60, 1), "MiB": kiln.sizes()[part]}
+
+
+def measures(kiln: Kiln, stage: str) -> dict[str, float]:
+    """PSNR in dB of the autoencoder on each world's held-out views, or shares of the prior's images that show what was asked for."""
+    file, made = kiln.cache / "measures.json", kiln.made(stage)
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    if kept.get("made") != made:
+        found = autoencoder_psnr(kiln.renders, kiln.load_vae()) if stage == "autoencoder" else prior_alignment(SEEDS, str(kiln.weights / "prior"), kiln.quiet)
+        kept = {"made": made, "measures": {key: round(value, 3) for key, value in found.items()}}
+        write_atomically(json.dumps(kept), file)
+    return kept["measures"]
+
+
+def as_markdown(rows: list[dict[str, object]]) -> str:
+    """A table of each model's rows."""
+    tables = []
+    for stage in VARIANTS:
+        mine = [row for row in rows if row["model"] == stage]
+        names = [key for key in mine[0] if key != "model"] if mine else []
+        lines = [names, ["---"] * len(names), *([str(row[key]) for key in names] for row in mine)]
+        tables.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(tables)
