@@ -174,9 +174,8 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         evenly; None for Sec. 3.4's. prompt None, or of weight 0, is unconditional: w_d is w0, by default `unconditional_scale` (at 1 eps_0
         cancels), and the prior's prediction without a domain. controls: what `control` gives, for the prompt's term. terms: more, from this or other pipelines.
         rectify: eps_0 is the bare prior's (Sec. 3.2). Without, it is the network's that is customised, by a checkpoint (the last of `terms`)
-        terms = [term for term in terms if has_weight(term.weight)]
-        customised = bool(terms or controls)
-        if (prompt is not None or controls) and has_weight(control_scale):
+        or else by the domain (Fig. 12a).
+
         Raises UserError for an empty prompt, a scale of what is not there, lists of another length than `batch` and terms that do not fit.
         """
         controls = [control for control in controls if control.conditioning_scale]

@@ -15,13 +15,13 @@ from ..errors import UserError
 from ..images import to_pil, to_tensor
 from ..kiln import autoencoder, controlnet, judge
 from ..kiln.data import WORLDS, Views, load_views
+from ..kiln.glazes import contrasting, with_article
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
 from ..terms import Control
 from .measures import edge_f_score, fid, kid
 from .readers import asked
 from .speed import sampling_ratio
-from .worlds import with_article
 
 logger = logging.getLogger(__name__)
 PARITY_PROMPTS = ("a glossy blue vase", "a matte red bowl", "a green teapot", "a yellow cup")
@@ -72,12 +72,14 @@ def named(critic: judge.Judge, images: torch.Tensor, prompts: Sequence[str]) -> 
 
 
 def prior_prompts(vocabulary: Mapping[str, Sequence[str]], count: int = 40) -> list[str]:
-    """Classes and colours in turn, every second with a pattern, in the words of the world's captions."""
+    """Classes and colours in turn, every second with a pattern (other ones in the next round), in the words of the world's captions."""
     classes, colours, patterns = vocabulary["class"], vocabulary["colour"], [p for p in vocabulary["pattern"] if p != "plain"]
     prompts = []
     for i in range(count):
-        name, first, second = classes[i % len(classes)], colours[i % len(colours)], colours[(i + 1 + i % (len(colours) - 1)) % len(colours)]
-        if i % 2:
+        name, first = classes[i % len(classes)], colours[i % len(colours)]
+        others = contrasting(first)
+        second = others[i % len(others)]
+        if (i + i // len(classes)) % 2:
             pattern = patterns[i // 2 % len(patterns)]
             said = PATTERNED.get(pattern, pattern + " {} and {} {}").format(first, second, name)
         else:
@@ -189,7 +191,7 @@ def sampling_costs(data: Path, domain: str = "porcelain", count: int = 1000, qui
 def edge_agreement(pipe: InDomainPipeline, net: ControlNetModel, views: Views, quiet: bool = False, **settings) -> dict[str, float]:
     """Mean F-score of the edges of images against those of the views that they are to follow, with the ControlNet and without it."""
     asked = controlnet.edge_maps(map(Image.fromarray, views.images))
-    prompts = [r["caption"] or f"a {r['class']}" for r in views.records]
+    prompts = [r["caption"] or with_article(r["class"]) for r in views.records]
     result = {}
     for name, scale in (("with", 1.0), ("without", 0.0)):
         controls = lambda rows: [pipe.control(net, controlnet.as_picture(asked[rows]), scale)]

@@ -12,6 +12,8 @@ from ..errors import UserError
 from ..presets import WEIGHTS, Preset
 from ..training.data import files_in
 
+HEADS = ("head wearing a hat", "smiling head", "head wearing glasses", "head with a beard", "surprised head", "smiling head wearing a hat",
+         "head with a beard, wearing glasses", "head wearing a hat and glasses", "surprised head with a beard", "smiling head wearing glasses")
 HELD_OUT_EVERY = 20  # of a folder without pictures held out
 
 
@@ -79,16 +81,15 @@ def rendered(name: str, prompts: tuple[str, ...] | None, work: Path, judge: str)
 
 
 def attribute_prompts(records: list[dict], vocabulary: Mapping[str, Sequence[str]], count: int = 10) -> tuple[str, ...]:
-    """What the judge can read: the domain's own classes, then others that an open-world prompt may ask for; with a colour where they vary."""
+    """What the judge can read: what heads wear and show, where the domain is of nothing else; or the domain's own classes, then others that an
+    open-world prompt may ask for, with a colour where captions have it."""
+    from ..kiln.glazes import with_article
+
     own = {record["class"] for record in records}
     classes = sorted(vocabulary["class"], key=lambda name: name not in own)  # in the world's order, the domain's own first
-    colours = [colour for colour in vocabulary["colour"] if any(record.get("colour") == colour for record in records)]
+    colours = [colour for colour in vocabulary["colour"] if any(record["caption"] and record.get("colour") == colour for record in records)]
     said = [f"{colours[i % len(colours)]} {name}" if len(colours) > 2 else name for i, name in enumerate(classes[:count])]
-    return tuple(map(with_article, said))
-
-
-def with_article(words: str) -> str:
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+    return tuple(map(with_article, HEADS[:count] if own == {"head"} else said))
 
 
 def in_folders(name: str, data: Path, held_out: Path | None, prompts: tuple[str, ...], work: Path) -> World:

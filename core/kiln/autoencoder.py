@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from tqdm import tqdm
 
 from ..images import contact_sheet, to_pil
 from .data import Views, composite
@@ -71,8 +72,7 @@ def train(worlds: dict[str, Views], folder: Path, device: torch.device, steps: i
     def loss(step):
         return losses(vae, mixed(images, step >= FULL_SIZE * steps, BATCH, device))
 
-    each = max(1, 12 // len(images))
-    test = np.concatenate([x[:: -(-len(x) // each)] for x in images.values()])
+    test = np.concatenate([x[np.linspace(0, len(x) - 1, 3).astype(int)] for x in images.values()])
 
     def sample(model, step):
         x = torch.from_numpy(composite(test)).permute(0, 3, 1, 2).to(device)
@@ -115,10 +115,10 @@ def psnr(vae: AutoencoderKL, views: Views, device: torch.device) -> float:
 
 
 @torch.inference_mode()
-def encode_all(vae: AutoencoderKL, images, device: torch.device) -> torch.Tensor:
+def encode_all(vae: AutoencoderKL, images: np.ndarray, device: torch.device, quiet: bool = True) -> torch.Tensor:
     """RGBA views on white -> scaled latents (N, C, h, w) in fp16 on the CPU, the posterior's mode."""
     latents = []
-    for i in range(0, len(images), 64):
+    for i in tqdm(range(0, len(images), 64), "encoding", disable=quiet):
         x = torch.from_numpy(composite(images[i : i + 64])).permute(0, 3, 1, 2).to(device)
         latents.append((vae.encode(x).latent_dist.mode() * vae.config.scaling_factor).half().cpu())
     return torch.cat(latents)

@@ -25,12 +25,21 @@ def compare(kiln: Kiln, shares: tuple[float, ...] = SHARES) -> Iterator[dict[str
         for name, recipe in variants.items():
             for share in shares:
                 folder = kiln.cache / "budget" / f"{stage}-{'-'.join(str(value) for value in vars(recipe).values())}-{share:g}"
-                variant = Kiln(folder, kiln.device, share, kiln.quiet, folder / "weights", kiln.renders, recipe)
+                variant = Kiln(folder, kiln.device, share * kiln.scale, kiln.quiet, folder / "weights", kiln.renders, recipe)
                 if stage == "prior":
-                    for part in ("prior/vae", "clip"):
-                        shutil.copytree(kiln.weights / part, variant.weights / part, dirs_exist_ok=True)
+                    share_inputs(kiln, variant)
                 variant.run(stage)
                 yield {"model": stage, "variant": name} | cost(variant, stage) | measures(variant, stage)
+
+
+def share_inputs(kiln: Kiln, variant: Kiln) -> None:
+    """What a prior is trained over: the autoencoder, CLIP, and base views that were encoded once for all."""
+    for part in ("prior/vae", "clip"):
+        shutil.copytree(kiln.weights / part, variant.weights / part, dirs_exist_ok=True)
+    kiln.latents("base")
+    latents = variant.cache / "base-latents.pt"
+    latents.unlink(missing_ok=True)
+    latents.symlink_to((kiln.cache / latents.name).resolve())
 
 
 def cost(kiln: Kiln, stage: str) -> dict[str, object]:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from .data import Views, composite
-from .loop import fit, make_fast
+from .loop import digest, fit, make_fast
 
 WIDTH = 128  # of text tokens, image tokens and the shared space
 MAX_TOKENS = 32
@@ -22,7 +22,7 @@ def new_tokenizer(captions: list[str]) -> CLIPTokenizer:
     """CLIP's tokenizer with merges learned on the captions: their words are one token each, any other text is bytes."""
     trainer = trainers.BpeTrainer(vocab_size=TOKENS, end_of_word_suffix="</w>", show_progress=False)
     words = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.train_from_iterator(captions, trainer)
     merges = [tuple(m) for m in json.loads(words.to_str())["model"]["merges"]]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -56,12 +56,10 @@ def small(images: np.ndarray) -> torch.Tensor:
     return F.interpolate(torch.from_numpy(composite(images)).permute(0, 3, 1, 2), size=IMAGE_SIZE, mode="bicubic", antialias=True)
 
 
-def train(base: Views, folder: Path, device: torch.device, steps: int, made_from: str = "", quiet: bool = False) -> tuple[CLIPModel, CLIPTokenizer]:
+def train(base: Views, tokenizer: CLIPTokenizer, folder: Path, device: torch.device, steps: int, made_from: str, quiet: bool = False) -> CLIPModel:
     """Contrastive training (InfoNCE, both ways) on captioned base views. made_from: tells them from others."""
     torch.manual_seed(0)
-    captions = [r["caption"] for r in base.records]
-    tokenizer = new_tokenizer(captions)
-    clip, ids = new_clip(tokenizer).to(device), tokenize(tokenizer, captions)
+    clip, ids = new_clip(tokenizer).to(device), tokenize(tokenizer, [r["caption"] for r in base.records])
     make_fast(device, clip.text_model, clip.vision_model)
 
     def loss(step):
@@ -74,4 +72,4 @@ def train(base: Views, folder: Path, device: torch.device, steps: int, made_from
         ce = (F.cross_entropy(out.logits_per_text, target) + F.cross_entropy(out.logits_per_image, target)) / 2
         return {"loss": ce}
 
-    return fit(clip, loss, steps, 1e-3, folder, made_from=made_from, quiet=quiet), tokenizer
+    return fit(clip, loss, steps, 1e-3, folder, made_from=made_from + digest(ids), quiet=quiet)

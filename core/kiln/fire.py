@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -33,8 +34,8 @@ logger = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parent / "weights"
 CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")) / "kiln"
 OBJECTS = dict.fromkeys(DOMAINS, (1200, 3, 0)) | {"toon": (720, 3, 0), "base": (20160, 2, 1)}  # objects, photo views, wide views
-STEPS = {"autoencoder": 2900, "decoder": 1900, "clip": 250, "prior": 4400, "toon": 600, "zero123": 2800, "controlnet": 1500,
-         "judge": 1500} | dict.fromkeys(DOMAINS, 2750)
+STEPS = {"autoencoder": 5000, "decoder": 3000, "clip": 600, "prior": 12000, "toon": 1200, "zero123": 7000, "controlnet": 2000,
+         "judge": 3000} | dict.fromkeys(DOMAINS, 3000)
 SHOWN = 8  # images on a sample sheet, or pairs
 MINUTE = 60.0  # seconds between two entries of a stage's time
 
@@ -90,13 +91,18 @@ def digest_files(folders: Sequence[Path]) -> str:
     return whole.hexdigest()[:16]
 
 
+def evenly(count: int) -> list[int]:
+    """Which of so many to show on a sample sheet: from all over them, as classes come in turn."""
+    return np.linspace(0, count - 1, min(SHOWN, count)).astype(int).tolist()
+
+
 class Kiln:
     """A stage reads what earlier stages left in `data`, `cache` and `weights`, trains, and writes its part of `weights`. data: CACHE/data by default."""
 
     def __init__(self, cache: Path = CACHE, device: str | None = None, scale: float = 1.0, quiet: bool = False, weights: Path = WEIGHTS,
                  data: Path | None = None, recipe: Recipe = Recipe()):
         self.cache, self.weights, self.quiet, self.renders, self.recipe = cache, weights, quiet, data or cache / "data", recipe
-        self.device = find_device(device)
+        self.device, self.scale = find_device(device), scale
         self.steps = {k: max(2, round(v * scale)) for k, v in STEPS.items()}
 
     def run(self, stage: str) -> None:
@@ -106,25 +112,26 @@ class Kiln:
         """
         file = self.cache / "stages" / f"{stage}.json"
         record, now = json.loads(file.read_text()) if file.exists() else {}, self.depends(stage)
-        if record and all(record[key] == value for key, value in now.items()) and record["made"] == self.made(stage):
+        if record.get("made") and all(record[key] == value for key, value in now.items()) and record["made"] == self.made(stage):
             logger.info("%s is finished", stage)
             return
         same = record.get("inputs") == now["inputs"]
         if stage in DOMAINS and not same:
             shutil.rmtree(self.cache / stage, ignore_errors=True)  # before the record says otherwise: killed in between, it starts anew again
         record = now | {"made": None, "seconds": record["seconds"] if same else {}}
+        fire = partial(self.domain, stage) if stage in DOMAINS else getattr(self, stage)
         with self.clock(record, file):
-            self.domain(stage) if stage in DOMAINS else getattr(self, stage)()
+            fire()
             record["made"] = self.made(stage)
         logger.info("%s took %.0f s in all", stage, sum(record["seconds"].values()))
 
     def depends(self, stage: str) -> dict:
-        """What tells a run of a stage from others. inputs: its data and models; steps; code: the source of its recipe."""
+        """What tells a run of a stage from others. inputs: its data, models and architecture; steps; code: the source of its recipe."""
         if stage == "data":
             return {"inputs": digest({w: [origin(w, photo, wide, n, 0), n] for w, (n, photo, wide) in OBJECTS.items()}), "steps": None, "code": ""}
         needs = STAGES[stage]
         views, models = [identity(self.renders / world) for world in needs.worlds], digest_files([self.weights / name for name in needs.models])
-        place = [self.preset(), self.precision()] if stage in DOMAINS else []
+        place = [self.preset(), self.precision()] if stage in DOMAINS else [vars(self.recipe)] if stage in ("autoencoder", "prior") else []
         steps = [v for k, v in self.steps.items() if k == stage or (stage, k) == ("autoencoder", "decoder")]
         return {"inputs": digest(views, models, place), "steps": steps, "code": digest([inspect.getsource(module) for module in needs.code])}
 
@@ -203,9 +210,18 @@ class Kiln:
         pipe = StableDiffusionPipeline.from_pretrained(self.weights / "prior", torch_dtype=torch.float32, safety_checker=None)
         return pipe.to(self.device)
 
+    def tokenizer(self) -> CLIPTokenizer:
+        """Learned of the captions once and kept: another time words of equal counts may get other numbers."""
+        folder, made_from = self.cache / "tokenizer", identity(self.renders / "base")
+        mark = folder.with_suffix(".txt")
+        if has_changed(mark, made_from):
+            clip.new_tokenizer([r["caption"] for r in load_records(self.renders / "base")]).save_pretrained(folder)
+            write_atomically(made_from, mark)
+        return CLIPTokenizer.from_pretrained(folder)
+
     def clip(self) -> None:
-        model, tokenizer = clip.train(self.views("base"), self.cache / "clip", self.device, self.steps["clip"],
-                                      identity(self.renders / "base"), self.quiet)
+        tokenizer = self.tokenizer()
+        model = clip.train(self.views("base"), tokenizer, self.cache / "clip", self.device, self.steps["clip"], identity(self.renders / "base"), self.quiet)
         model.half().save_pretrained(self.weights / "clip")
         tokenizer.save_pretrained(self.weights / "clip")
         clip.new_processor().save_pretrained(self.weights / "clip")
@@ -217,7 +233,8 @@ class Kiln:
         kept = torch.load(file, weights_only=True) if file.exists() else {}
         if kept.get("made_from") != made_from:
             images = self.views(world).images
-            kept = {"latents": torch.cat([autoencoder.encode_all(vae, x, self.device) for x in (images, images[:, :, ::-1])]), "made_from": made_from}
+            both = [autoencoder.encode_all(vae, x, self.device, self.quiet) for x in (images, images[:, :, ::-1])]
+            kept = {"latents": torch.cat(both), "made_from": made_from}
             save_atomically(kept, file)
         return kept["latents"]
 
@@ -229,7 +246,7 @@ class Kiln:
 
     def sheet(self, name: str, captions: Sequence[str], tokenizer: CLIPTokenizer, scheduler: DDPMScheduler):
         """For `fit`: pictures of a prior in training, of captions from all over the world."""
-        vae, prompts = self.load_vae(), list(captions[:: max(1, len(captions) // SHOWN)])[:SHOWN]
+        vae, prompts = self.load_vae(), [captions[i] for i in evenly(len(captions))]
 
         def sample(modules: nn.ModuleDict, step: int) -> None:
             self.draw(name, step, InDomainPipeline(vae, modules["text_encoder"], tokenizer, modules["unet"], prior.new_sampler(scheduler)), prompts)
@@ -250,7 +267,7 @@ class Kiln:
         torch.manual_seed(0)
         unet, scheduler = prior.new_unet(self.recipe.latent_channels, self.recipe.layers), prior.new_scheduler(self.recipe.prediction_type)
         modules = prior.train(latents, captions, text_encoder, tokenizer, self.cache / "prior", self.device, self.steps["prior"], unet, scheduler,
-                              sample=self.sheet("prior", captions, tokenizer, scheduler), quiet=self.quiet)
+                              sample=self.sheet("prior", captions[: len(captions) // 2], tokenizer, scheduler), quiet=self.quiet)
         unet = modules["unet"].to(memory_format=torch.contiguous_format)
         pipe = StableDiffusionPipeline(self.load_vae(), modules["text_encoder"], tokenizer, unet, scheduler,
                                        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
@@ -263,7 +280,7 @@ class Kiln:
         pipe = self.load_prior()
         modules = prior.train(latents, captions, pipe.text_encoder.requires_grad_(False), pipe.tokenizer, self.cache / "toon", self.device,
                               self.steps["toon"], pipe.unet, pipe.scheduler, 3e-4,
-                              sample=self.sheet("toon", captions, pipe.tokenizer, pipe.scheduler), quiet=self.quiet)
+                              sample=self.sheet("toon", captions[: len(captions) // 2], pipe.tokenizer, pipe.scheduler), quiet=self.quiet)
         modules["unet"].to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(self.weights / "toon" / "unet")
 
     def preset(self) -> str:
@@ -278,8 +295,9 @@ class Kiln:
         from ..training.domain import train_domain
 
         train_domain(name, self.pictures(name), preset=self.preset(), prior="kiln", out=self.weights / "domains" / name, work=self.cache / name,
-                     steps=self.steps[name], feature_steps=min(100, self.steps[name]), batch_size=16, learning_rate=3e-4, snr_gamma=prior.MAX_SNR,
-                     ema_decay=0.999, dtype=torch.float16, mixed_precision=self.precision(), licence="apache-2.0", device=self.device, quiet=self.quiet)
+                     steps=self.steps[name], feature_steps=min(100, self.steps[name]), sample_every=max(250, self.steps[name] // 8), batch_size=16,
+                     learning_rate=3e-4, snr_gamma=prior.MAX_SNR, ema_decay=0.999,
+                     dtype=torch.float16, mixed_precision=self.precision(), licence="apache-2.0", device=self.device, quiet=self.quiet)
 
     def zero123(self) -> None:
         records, folder, vae = load_records(self.renders / "base"), self.weights / "zero123", self.load_vae()
@@ -289,7 +307,7 @@ class Kiln:
         embeds = zero123.embed_images(vision, images, self.device)
         reference, target = zero123.pairs(records)
         shown = (reference != target).nonzero()[:, 0]
-        reference, target = (rows[shown[:: max(1, len(shown) // SHOWN)][:SHOWN]] for rows in (reference, target))
+        reference, target = (rows[shown[evenly(len(shown))]] for rows in (reference, target))
         given = to_pil(torch.from_numpy(composite(images[torch.cat([reference, target])])).permute(0, 3, 1, 2))
         pose = zero123.pose_of(records, target, reference).to(self.device)
 
@@ -314,7 +332,7 @@ class Kiln:
         edges = controlnet.edge_maps(Image.fromarray(images[i]) for i in rows)
         del images
         both, pipe = torch.cat([edges, edges.flip(-1)]), self.load_prior()
-        shown = list(range(0, len(rows), -(-len(rows) // SHOWN)))
+        shown = evenly(len(rows))
         pictures = controlnet.as_picture(edges[shown])
 
         def sample(net: nn.Module, step: int) -> None:
@@ -332,5 +350,5 @@ class Kiln:
         model = model.cpu().to(memory_format=torch.contiguous_format)
         model.save(self.weights / "judge" / "model.safetensors")
         scores = {world: judge.accuracy(model, self.views(world, split="test")) for world in WORLDS}
-        (self.weights / "judge" / "accuracy.json").write_text(json.dumps(scores, indent=2))
+        write_atomically(json.dumps(scores, indent=2), self.weights / "judge" / "accuracy.json")
         logger.info("judge: %s", scores)

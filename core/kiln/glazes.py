@@ -46,7 +46,7 @@ def captioned(form: Form, rng: np.random.Generator) -> Surface:
         return substance(form, rng)
     finish = str(rng.choice(["glossy", "matte", ""]))
     first = str(rng.choice(list(COLOURS)))
-    second = str(rng.choice([c for c in COLOURS if np.linalg.norm(np.subtract(COLOURS[first], COLOURS[c])) > CONTRAST]))
+    second = str(rng.choice(contrasting(first)))
     pattern = str(rng.choice(PATTERNS, p=PATTERN_SHARES))
     paints = [np.array(COLOURS[c]) * rng.uniform(0.9, 1.05) for c in (first, second)]
     rgb = [np.clip((paints[0] + cover[:, None] * (paints[1] - paints[0])) * part.tone, 0, 1)
@@ -54,6 +54,11 @@ def captioned(form: Form, rng: np.random.Generator) -> Surface:
     reflectance = "glossy" if finish == "glossy" or (not finish and rng.random() < 0.5) else "diffuse"
     labels = {"colour": first, "second": second if pattern != "plain" else None, "pattern": pattern, "material": finish or None}
     return Surface(rgb, reflectance, describe(form, finish, first, second, pattern, rng), labels | form.attributes)
+
+
+def contrasting(colour: str) -> list[str]:
+    """Colours that a pattern on this one can be told from."""
+    return [c for c in COLOURS if np.linalg.norm(np.subtract(COLOURS[colour], COLOURS[c])) > CONTRAST]
 
 
 def substance(form: Form, rng: np.random.Generator) -> Surface:

@@ -19,6 +19,7 @@ from .loop import fit, make_fast
 from .patterns import GROUNDED
 
 READ = ("class", "colour", "pattern", "hat", "glasses", "beard", "expression")  # fields of a view's record
+FRONT = ("glasses", "beard", "expression")  # of these, what can only be seen from the front
 WIDTHS = (24, 48, 96, 128)
 WEIGHTS = Path(__file__).parent / "weights" / "judge" / "model.safetensors"
 CONFIG = "config.json"  # beside the weights: {"heads": attribute -> values, "widths"}
@@ -83,8 +84,9 @@ def read(judge: Judge, images: torch.Tensor) -> dict[str, list[str]]:
 
 
 def truth(record: dict) -> dict[str, str]:
-    """What can be read off a view: no colour word of porcelain and wood, nor of stripes and checks, which have two colours in equal parts."""
-    known = {name: record[name] for name in READ if record.get(name) is not None}
+    """What can be read off a view: no colour word of porcelain and wood, nor of stripes and checks, which have two colours in equal parts; nor
+    what a face shows from its back, as only photos are taken from where it can be seen."""
+    known = {name: record[name] for name in READ if record.get(name) is not None and (record["photo"] or name not in FRONT)}
     if record["caption"] is None:
         known.pop("pattern", None)
     if record["caption"] is None or record["pattern"] not in GROUNDED:

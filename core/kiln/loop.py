@@ -58,7 +58,8 @@ def fit(
 
     `loss(step)` gives a dict whose "loss" is minimised and whose other entries are only logged. All randomness of a step is
     seeded by its number, so that a killed and resumed run ends like one that was not. Warm-up, then cosine to a tenth.
-    made_from: the `digest` of the data. A run begun on other data, or from other weights than `model` has now, starts anew.
+    made_from: the `digest` of the data and whatever else `loss` depends on. A run begun otherwise, or from other weights than `model` has now,
+    starts anew.
     sample: gets the moving average and the steps done, every `sample_every` and at the end; into `folder` go also loss.csv and loss.svg.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,10 +70,10 @@ def fit(
     optimizer = torch.optim.AdamW(params, learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=fused)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema))
     average.requires_grad_(False)
-    first, means, made_from = 0, {}, f"{fingerprint(model)} {made_from}"
+    first, means, made_from = 0, {}, f"{fingerprint(model)} {made_from} {learning_rate:g} {ema:g} {weight_decay:g}"
     state = torch.load(checkpoint, map_location=device, weights_only=True) if checkpoint.exists() else {}
-    if state and state.get("made_from") != made_from:
-        logger.info("%s was begun on other data or models: it starts anew", folder.name)
+    if state and (state.get("made_from") != made_from or state["step"] > steps):
+        logger.info("%s was begun otherwise, or is for longer already: it starts anew", folder.name)
     elif state:
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])

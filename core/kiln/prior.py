@@ -65,4 +65,5 @@ def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextMode
         context = text_encoder(tokens).last_hidden_state
         return denoising_loss(lambda z_t, t: unet(z_t, t, context).sample, z, scheduler)
 
-    return fit(modules, loss, steps, learning_rate, folder, made_from=digest(latents, captions), sample=sample, quiet=quiet)
+    made_from = digest(latents, ids, batch_size, scheduler.config.prediction_type)
+    return fit(modules, loss, steps, learning_rate, folder, made_from=made_from, sample=sample, quiet=quiet)

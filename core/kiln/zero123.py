@@ -1,4 +1,4 @@
-"""The kiln's Zero-1-to-3: the prior's UNet taught to see an object from another camera (Liu et al. 2023)."""
+"""The kiln's Zero-1-to-3: the prior's UNet taught to see an object from another camera (Liu et al. 2023). It says eps, whatever the prior says."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPVisionModelWithProjection
@@ -16,7 +15,7 @@ from ..sampling import denoise
 from ..zero123 import CCProjection, relative_pose
 from .clip import WIDTH, small
 from .loop import digest, fit, make_fast
-from .prior import new_scheduler
+from .prior import denoising_loss, new_scheduler
 from .renderer import View
 
 NO_IMAGE = 0.1  # share of steps without image and camera, for classifier-free guidance
@@ -87,12 +86,13 @@ def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prio
         pose = pose_of(records, tgt, ref).to(device)
         context = (projection(torch.cat([embeds[ref].to(device), pose], 1)) * keep)[:, None]
         image = latents[ref].to(device).float() / scaling_factor * keep[..., None, None]
-        t = torch.randint(0, 1000, (batch_size,), device=device)
-        noise = torch.randn_like(z)
-        z_t = torch.cat([scheduler.add_noise(z, noise, t), image], 1).contiguous(memory_format=torch.channels_last)
-        return {"loss": F.mse_loss(unet(z_t, t, context).sample, noise)}
 
-    return fit(modules, loss, steps, 6e-4, folder, made_from=made_from + digest(latents, records, scaling_factor), sample=sample, quiet=quiet)
+        def predict(z_t, t):
+            return unet(torch.cat([z_t, image], 1).contiguous(memory_format=torch.channels_last), t, context).sample
+
+        return denoising_loss(predict, z, scheduler)
+
+    return fit(modules, loss, steps, 6e-4, folder, made_from=made_from + digest(latents, records, scaling_factor, batch_size), sample=sample, quiet=quiet)
 
 
 def save_projection(projection: CCProjection, folder: Path) -> None:
