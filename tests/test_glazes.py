@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.kiln import brush, glazes, motifs, patterns, porcelain, shapes
+from core.kiln import brush, glazes, motifs, patterns, porcelain, shapes, world
 
 HEAD = shapes.Form("head", [], ("smiling",), "wearing a hat and glasses", {"hat": "hat", "expression": "smiling"})
 OWL = shapes.Form("owl", [], ("upright", "tall"))
@@ -19,7 +19,7 @@ def captioned(form, count=600):
 
 
 def form_of(name, seed=0):
-    return shapes.build(name, np.random.default_rng(seed))
+    return world.build(name, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("form", [HEAD, OWL, CUP], ids=lambda f: f.name)

@@ -258,7 +258,7 @@ def test_what_the_firing_keeps_is_of_the_views_and_the_autoencoder_that_are_ther
     kiln, vae, encoded = fire.Kiln(tmp_path, "cpu", weights=tmp_path), torch.nn.Linear(1, 1), []
     vae.config = SimpleNamespace(scaling_factor=1.0)
     monkeypatch.setattr(kiln, "load_vae", lambda: vae)
-    monkeypatch.setattr(autoencoder, "encode_all", lambda vae, images, device: encoded.append(1) or torch.ones(len(images)))
+    monkeypatch.setattr(autoencoder, "encode_all", lambda vae, images, *_: encoded.append(1) or torch.ones(len(images)))
     for world in fire.OBJECTS:
         made_up_views(tmp_path / "data" / world, world)
     kiln.latents("base")
@@ -304,14 +304,17 @@ def test_the_same_images_give_the_same_kid_and_the_callers_randomness_is_left_al
 
 
 def test_the_judge_ignores_what_has_no_ground_truth():
-    porcelain = {"class": "vase", "colour": "white", "pattern": "waves", "material": "porcelain", "caption": None}
-    wooden = {"class": "chair", "colour": None, "pattern": "plain", "material": "wooden", "caption": "a wooden chair"}
-    striped = {"class": "head", "colour": "red", "pattern": "striped", "caption": "a red head striped with blue", "hat": "hat", "expression": "smiling"}
-    plain = {"class": "head", "colour": "blue", "pattern": "plain", "caption": "a blue head", "hat": "no hat", "expression": "smiling"}
+    porcelain = {"class": "vase", "colour": "white", "pattern": "waves", "material": "porcelain", "caption": None, "photo": True}
+    wooden = {"class": "chair", "colour": None, "pattern": "plain", "material": "wooden", "caption": "a wooden chair", "photo": True}
+    head = {"class": "head", "expression": "smiling", "photo": True}
+    striped = head | {"colour": "red", "pattern": "striped", "caption": "a red head striped with blue", "hat": "hat"}
+    plain = head | {"colour": "blue", "pattern": "plain", "caption": "a blue head", "hat": "no hat"}
     heads = judge.vocabulary([wooden, striped, plain, porcelain, plain | {"colour": "red"}])
     assert heads == {"class": ("chair", "head", "vase"), "colour": ("blue", "red"), "pattern": ("plain", "striped"), "hat": ("hat", "no hat")}
     labels = {name: each.tolist() for name, each in judge.targets([porcelain, wooden, striped, plain | {"class": "whale"}], heads).items()}
     assert labels == {"class": [2, 0, 1, -100], "colour": [-100, -100, -100, 0], "pattern": [-100, 0, 1, 0], "hat": [-100, -100, 0, 1]}
+    heads = judge.vocabulary([striped, sad := plain | {"expression": "sad"}, sad | {"photo": False}])
+    assert judge.targets([sad, sad | {"photo": False}], heads)["expression"].tolist() == [1, -100], "from behind no one is sad"
 
 
 def test_a_judge_reads_in_the_words_that_it_was_trained_in_and_in_its_own_size(tmp_path):
@@ -338,8 +341,11 @@ def test_prompts_for_the_prior_name_what_the_judge_reads():
     vocabulary = {"class": ("vase", "owl", "chair"), "colour": ("red", "orange", "blue"), "pattern": ("striped", "plain", "starry")}
     prompts = prior_prompts(vocabulary)
     wanted = [asked(vocabulary, prompt) for prompt in prompts]
-    assert len(prompts) == 40 and prompts[0] == "a glossy red vase" and prompts[1] == "an orange owl striped with red"
-    for name, values in vocabulary.items():
+    assert len(prompts) == 40 and prompts[0] == "a glossy red vase" and prompts[1].startswith("an orange owl striped with ")
+    named = [[word for word in prompt.split() if word in glazes.COLOURS] for prompt in prompts]
+    assert all(second in glazes.contrasting(first) for first, second in (each for each in named if len(each) == 2))
+    for name in ("class", "pattern", "colour"):
+        values = vocabulary[name]
         assert {each.get(name) for each in wanted} >= set(values) - {"plain"}
 
 
@@ -358,7 +364,7 @@ def test_a_controlnet_learns_to_draw_along_the_edges_and_leaves_the_prior_as_it_
     edges, latents = torch.zeros(2, 32, 32, dtype=torch.bool), torch.ones(2, 4, 4, 4)
     edges[0, :, 8] = edges[1, :, 24] = True  # the line alone says which half is dark
     latents[0, ..., 2:] = latents[1, ..., :2] = -1
-    net = controlnet.train(latents, edges, ["a vase", "a bowl"], pipe, tmp_path, torch.device("cpu"), 60, batch_size=4, quiet=True)
+    net = controlnet.train(latents, edges, ["a vase", "a bowl"], pipe, tmp_path, torch.device("cpu"), 100, batch_size=4, quiet=True)
 
     @torch.no_grad()
     def error(edges):
