@@ -156,6 +156,28 @@ def test_all_classes_are_learned_from_and_all_are_held_out_in_equal_parts(world,
             assert {seen.count(name) for name in classes} == {len(seen) // len(classes)}
 
 
+@pytest.mark.parametrize("llvm", [False, True])
+@pytest.mark.parametrize("reflectance", ["glossy", "diffuse", "metal"])
+def test_a_finish_gets_the_bare_colour_and_light_falls_on_the_coat(reflectance, llvm, monkeypatch):
+    pytest.importorskip("mitsuba")
+    import drjit
+
+    from core.kiln.renderer import View, render
+
+    if not llvm:
+        monkeypatch.setattr(drjit.detail, "llvm_version", lambda: (-1, -1, -1))
+    elif drjit.detail.llvm_version() < (16,):
+        pytest.skip("no LLVM that can compile for every CPU")
+    ball, seen = [shapes.blob((0, 0, 0), 0.9)], []
+    surface = lambda coat: glazes.Surface([np.tile([0.2, 0.4, 0.1], (len(ball[0].vertices), 1))], coat, None, {})
+    shot = lambda coat: render(ball, surface(coat), [View(20, -50, 3.2)], 32, 16, lambda rgb, albedo, alpha: seen.append((albedo, alpha)) or rgb)[0]
+    lit, dull = shot(reflectance), shot("diffuse")
+    albedo, alpha = seen[0]
+    assert abs(albedo[alpha[..., 0] > 0.99] - [0.0331, 0.1329, 0.0100]).max() < 2e-3, "the painted colour, linear, without light or coat"
+    shine = float(lit[..., :3].max()) - float(dull[..., :3].max())
+    assert shine > 12 if reflectance != "diffuse" else shine == 0
+
+
 def test_held_out_objects_are_never_trained_on_and_views_come_back_as_they_were(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (7, 8, 12, 4), np.uint8)
     images[:, 2:5, :, 3] = 0  # colours under transparency too

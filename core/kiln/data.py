@@ -1,7 +1,7 @@
 """Data sets of the kiln: objects rendered from several cameras, in resumable shards, with a held-out split.
 
 An object is decided by (world, index) alone. Every twentieth object is held out: no model is trained on it.
-A shard is a lossless WebP sheet of views (6 kB each; 12 as PNG) and, written after it, a JSON file that says what they show and what made them.
+A shard is a lossless WebP sheet of views (7 kB each) and, written after it, a JSON file that says what they show and what made them.
 """
 
 import hashlib

@@ -124,7 +124,7 @@ def blemish(x: torch.Tensor) -> torch.Tensor:
     return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(-1), x).clamp(-1, 1)
 
 
-def train(views: Views, folder: Path, device: torch.device, steps: int, made_from: str = "", quiet: bool = False) -> Judge:
+def train(views: Views, folder: Path, device: torch.device, steps: int, made_from: str, quiet: bool = False) -> Judge:
     """On views of all worlds, of whatever attributes they have. made_from: tells them from others."""
     torch.manual_seed(0)
     judge = Judge(vocabulary(views.records)).to(device)

@@ -10,7 +10,7 @@ from .shapes import Form
 # Words for the two ends of a measure.
 MEASURES = {"tall": ("slenderness", 1), "short": ("slenderness", -1), "deep": ("depth", 1), "shallow": ("depth", -1),
             "wide": ("breadth", 1), "narrow": ("breadth", -1), "round": ("roundness", 1)}  # fmt: skip
-# What a class may be called, and from which value of the measure on: 22 % of 200 to 1,000 objects by `limits`.
+# What a class may be called, and from which value of the measure on: what 22 % of 200 to 1,000 objects pass.
 WORDS: dict[str, dict[str, float]] = {
     "vase": {"tall": 1.701, "short": 1.338, "wide": 0.538, "narrow": 0.411, "round": 0.978},
     "bottle": {"tall": 2.328, "short": 1.739, "wide": 0.372, "narrow": 0.294, "round": 0.983},
@@ -70,10 +70,3 @@ def words(form: Form) -> tuple[str, ...]:
     """What the object deserves to be called."""
     found = proportions(form) if form.name in WORDS else {}
     return tuple(word for word, limit in WORDS.get(form.name, {}).items() for measure, sign in [MEASURES[word]] if sign * found[measure] >= sign * limit)
-
-
-def limits(forms: list[Form], wanted, share: float = 0.22) -> dict[str, float]:
-    """The thresholds of the words of a class, from many objects of it."""
-    found = [proportions(form) for form in forms]
-    quantile = {1: 1 - share, -1: share}
-    return {word: round(float(np.quantile([f[measure] for f in found], quantile[sign])), 3) for word in wanted for measure, sign in [MEASURES[word]]}
