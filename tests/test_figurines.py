@@ -3,19 +3,21 @@
 import numpy as np
 import pytest
 
-from core.kiln import data, figurines, looks, shapes
+from core.kiln import animals, clay, data, heads, looks, shapes
+
+FIGURINES = {"head": heads.head} | animals.ANIMALS
 
 
 def make(name, seed):
     rng = np.random.default_rng(seed)
-    return shapes.build(name, figurines.FIGURINES[name], rng), rng
+    return shapes.build(name, FIGURINES[name], rng), rng
 
 
 def paint(form, rng):
     return (looks.face if form.name == "head" else looks.animal)(form, rng)
 
 
-@pytest.mark.parametrize("name", figurines.FIGURINES)
+@pytest.mark.parametrize("name", FIGURINES)
 def test_figurines_fill_the_unit_sphere_and_their_surfaces_face_outward(name):
     for seed in range(6):
         form, _ = make(name, seed)
@@ -48,10 +50,10 @@ def test_a_head_has_what_its_attributes_and_its_caption_say():
 @pytest.mark.parametrize("has, said", [((), ""), (("hat",), "wearing a hat"), (("glasses", "hat"), "wearing a hat and glasses"), (("beard",), "with a beard"),
                                        (("beard", "glasses"), "with a beard, wearing glasses")])
 def test_details_read_as_one_says_them(has, said):
-    assert figurines.describe({key: key in has for key in ("hat", "glasses", "beard")}) == said
+    assert heads.describe({key: key in has for key in ("hat", "glasses", "beard")}) == said
 
 
-@pytest.mark.parametrize("name", figurines.ANIMALS)
+@pytest.mark.parametrize("name", animals.ANIMALS)
 def test_each_species_varies_and_keeps_its_proportions_in_its_words(name):
     forms = [make(name, seed)[0] for seed in range(8)]
     assert len({sum(len(p.vertices) for p in f.parts) for f in forms}) == len(forms)
@@ -68,17 +70,17 @@ def test_photos_of_a_head_show_its_face_and_wide_views_go_all_around():
 
 
 def test_a_sphere_is_meshed_where_it_is_and_solids_that_are_cut_away_are_gone():
-    ground = figurines.GROUND
+    ground = clay.GROUND
     ball, bite = ground.egg((0.3, 0, 0), 0.5), ground.egg((0.8, 0, 0), 0.3, blend=0.01)
-    whole, = figurines.Lump([ball]).parts()
+    whole, = clay.Lump([ball]).parts()
     outward = whole.vertices - [0.3, 0, 0]
     assert np.allclose(np.linalg.norm(outward, axis=1), 0.5, atol=2e-3) and ((outward * whole.normals).sum(1) > 0.49).all()
-    bitten, = figurines.Lump([ball], [bite]).parts()
+    bitten, = clay.Lump([ball], [bite]).parts()
     assert np.linalg.norm(bitten.vertices - [0.8, 0, 0], axis=1).min() > 0.28
-    assert np.allclose(figurines.Lump([ball]).front(0.0, 0.3), [0.7, 0, 0.3], atol=5e-3)
+    assert np.allclose(clay.Lump([ball]).front(0.0, 0.3), [0.7, 0, 0.3], atol=5e-3)
 
 
-@pytest.mark.parametrize("name", figurines.FIGURINES)
+@pytest.mark.parametrize("name", FIGURINES)
 def test_looks_have_no_caption_and_differ_between_seeds(name):
     form, _ = make(name, 0)
     surfaces = [paint(form, np.random.default_rng(seed)) for seed in range(6)]
@@ -89,7 +91,7 @@ def test_looks_have_no_caption_and_differ_between_seeds(name):
 
 
 def test_every_coat_is_worn_and_species_have_their_own_colours():
-    for name in figurines.ANIMALS:
+    for name in animals.ANIMALS:
         form, _ = make(name, 1)
         labels = [looks.animal(form, np.random.default_rng(seed)).labels for seed in range(60)]
         assert {(label["colour"], label["pattern"]) for label in labels} == {(coat.colour, coat.pattern) for coat in looks.COATS[name]}

@@ -24,7 +24,7 @@ from ..checkpoints import write_atomically
 from ..errors import UserError
 from ..interrupts import kept_in
 from . import glazes, looks, porcelain, renderer, shapes
-from .figurines import ANIMALS
+from .animals import ANIMALS
 from .pottery import POTTERY
 from .toon import toon
 from .world import CLASSES, build

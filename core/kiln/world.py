@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 
 from . import shapes
-from .figurines import FIGURINES
+from .animals import ANIMALS
+from .heads import head
 from .pottery import POTTERY
 from .proportions import words
 from .things import THINGS
 
-CLASSES = POTTERY | THINGS | FIGURINES
+CLASSES = POTTERY | THINGS | {"head": head} | ANIMALS
 
 
 def build(name: str, rng: np.random.Generator) -> shapes.Form:
