@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from core.conditions import canny
 from core.domains import find_domain
+from core.errors import UserError
 from core.kiln import autoencoder, budget, data, fire
 from core.kiln.judge import Judge
 from core.pipeline import InDomainPipeline
@@ -231,6 +232,16 @@ def test_what_is_finished_is_passed_over_and_no_more(untouched, tmp_path, monkey
     nudge(tmp_path / "weights" / "clip" / "model.safetensors")
     run_all(other)
     assert {"clip", "prior", "zero123"} <= set(ran) and "judge" not in ran
+
+
+@pytest.mark.parametrize("stage, missing, first", [("zero123", "clip", "clip"), ("prior", "prior/vae", "autoencoder"), ("face", "prior/unet", "prior")])
+def test_a_stage_before_its_turn_says_which_comes_first(untouched, tmp_path, stage, missing, first):
+    kiln, ran = untouched
+    shutil.copytree(kiln.weights, tmp_path / "weights")
+    shutil.rmtree(tmp_path / "weights" / missing)
+    with pytest.raises(UserError, match=f"{stage} needs {missing}, .*fire_kiln.py {first}` first"):
+        fire.Kiln(kiln.cache, "cpu", scale=1e-6, quiet=True, weights=tmp_path / "weights").run(stage)
+    assert ran == []
 
 
 def test_a_stages_time_adds_up_over_kills_and_begins_anew_with_other_data(untouched, tmp_path, monkeypatch):

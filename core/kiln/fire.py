@@ -24,6 +24,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 
 from ..checkpoints import fingerprint, save_atomically, write_atomically
 from ..devices import find_device
+from ..errors import UserError
 from ..images import contact_sheet, to_pil
 from ..pipeline import InDomainPipeline
 from . import autoencoder, clip, controlnet, judge, prior, zero123
@@ -108,8 +109,9 @@ class Kiln:
     def run(self, stage: str) -> None:
         """One of STAGES, unless it is finished: what it has left is there, and it was made from what there is now.
 
-        CACHE/stages/STAGE.json says that, and the seconds that the stage took, by device.
+        CACHE/stages/STAGE.json says that, and the seconds that the stage took, by device. Raises UserError where another must come first.
         """
+        self.check_order(stage)
         file = self.cache / "stages" / f"{stage}.json"
         record, now = json.loads(file.read_text()) if file.exists() else {}, self.depends(stage)
         if record.get("made") and all(record[key] == value for key, value in now.items()) and record["made"] == self.made(stage):
@@ -124,6 +126,13 @@ class Kiln:
             fire()
             record["made"] = self.made(stage)
         logger.info("%s took %.0f s in all", stage, sum(record["seconds"].values()))
+
+    def check_order(self, stage: str) -> None:
+        for model in STAGES[stage].models:
+            for name, earlier in STAGES.items():
+                missing = [part for part in earlier.writes if Path(part).is_relative_to(model) and not (self.weights / part).is_dir()]
+                if missing:
+                    raise UserError(f"{stage} needs {missing[0]}, which is not in {self.weights}: run `python scripts/fire_kiln.py {name}` first")
 
     def depends(self, stage: str) -> dict:
         """What tells a run of a stage from others. inputs: its data, models and architecture; steps; code: the source of its recipe."""
