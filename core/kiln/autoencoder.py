@@ -118,7 +118,7 @@ def psnr(vae: AutoencoderKL, views: Views, device: torch.device) -> float:
 def encode_all(vae: AutoencoderKL, images: np.ndarray, device: torch.device, quiet: bool = True) -> torch.Tensor:
     """RGBA views on white -> scaled latents (N, C, h, w) in fp16 on the CPU, the posterior's mode."""
     latents = []
-    for i in tqdm(range(0, len(images), 64), "encoding", disable=quiet):
-        x = torch.from_numpy(composite(images[i : i + 64])).permute(0, 3, 1, 2).to(device)
+    for i in tqdm(range(0, len(images), 16), "encoding", disable=quiet):  # 64 leave a CPU's cache: a third slower
+        x = torch.from_numpy(composite(images[i : i + 16])).permute(0, 3, 1, 2).to(device)
         latents.append((vae.encode(x).latent_dist.mode() * vae.config.scaling_factor).half().cpu())
     return torch.cat(latents)

@@ -208,9 +208,6 @@ class Kiln:
         spread = autoencoder.encode_all(vae, sample, self.device).float().std()
         vae.register_to_config(scaling_factor=round(float(vae.config.scaling_factor / spread), 4))  # the same on any machine
         vae.to(torch.float16).save_pretrained(self.weights / "prior" / "vae")
-        vae.float()
-        for world in WORLDS:
-            logger.info("autoencoder: %.2f dB on held-out %s views", autoencoder.psnr(vae, self.views(world, split="test"), self.device), world)
 
     def load_vae(self) -> AutoencoderKL:
         return AutoencoderKL.from_pretrained(self.weights / "prior" / "vae", torch_dtype=torch.float32).to(self.device).eval()
@@ -236,22 +233,20 @@ class Kiln:
         clip.new_processor().save_pretrained(self.weights / "clip")
 
     def latents(self, world: str) -> torch.Tensor:
-        """Cached latents of all of a world's views, then of their mirror images: (2 N, C, 16, 16) fp16."""
+        """Cached latents of all of a world's views: (N, C, 16, 16) fp16."""
         file, vae = self.cache / f"{world}-latents.pt", self.load_vae()
         made_from = digest(identity(self.renders / world), fingerprint(vae), vae.config.scaling_factor)
         kept = torch.load(file, weights_only=True) if file.exists() else {}
         if kept.get("made_from") != made_from:
-            images = self.views(world).images
-            both = [autoencoder.encode_all(vae, x, self.device, self.quiet) for x in (images, images[:, :, ::-1])]
-            kept = {"latents": torch.cat(both), "made_from": made_from}
+            kept = {"latents": autoencoder.encode_all(vae, self.views(world).images, self.device, self.quiet), "made_from": made_from}
             save_atomically(kept, file)
         return kept["latents"]
 
     def photos(self, world: str) -> tuple[list[int], list[str], torch.Tensor]:
-        """Those of a world's views that people might take: which they are (N,), and captions and latents (2 N, C, 16, 16), the mirror images' too."""
+        """Those of a world's views that people might take: which they are (N,), and their captions and latents (N, C, 16, 16)."""
         records = load_records(self.renders / world)
         rows = [i for i, r in enumerate(records) if r["photo"]]
-        return rows, [records[i]["caption"] for i in rows] * 2, self.latents(world)[rows + [len(records) + i for i in rows]]
+        return rows, [records[i]["caption"] for i in rows], self.latents(world)[rows]
 
     def sheet(self, name: str, captions: Sequence[str], tokenizer: CLIPTokenizer, scheduler: DDPMScheduler):
         """For `fit`: pictures of a prior in training, of captions from all over the world."""
@@ -276,7 +271,7 @@ class Kiln:
         torch.manual_seed(0)
         unet, scheduler = prior.new_unet(self.recipe.latent_channels, self.recipe.layers), prior.new_scheduler(self.recipe.prediction_type)
         modules = prior.train(latents, captions, text_encoder, tokenizer, self.cache / "prior", self.device, self.steps["prior"], unet, scheduler,
-                              sample=self.sheet("prior", captions[: len(captions) // 2], tokenizer, scheduler), quiet=self.quiet)
+                              sample=self.sheet("prior", captions, tokenizer, scheduler), quiet=self.quiet)
         unet = modules["unet"].to(memory_format=torch.contiguous_format)
         pipe = StableDiffusionPipeline(self.load_vae(), modules["text_encoder"], tokenizer, unet, scheduler,
                                        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
@@ -289,7 +284,7 @@ class Kiln:
         pipe = self.load_prior()
         modules = prior.train(latents, captions, pipe.text_encoder.requires_grad_(False), pipe.tokenizer, self.cache / "toon", self.device,
                               self.steps["toon"], pipe.unet, pipe.scheduler, 3e-4,
-                              sample=self.sheet("toon", captions[: len(captions) // 2], pipe.tokenizer, pipe.scheduler), quiet=self.quiet)
+                              sample=self.sheet("toon", captions, pipe.tokenizer, pipe.scheduler), quiet=self.quiet)
         modules["unet"].to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(self.weights / "toon" / "unet")
 
     def preset(self) -> str:
@@ -310,7 +305,7 @@ class Kiln:
 
     def zero123(self) -> None:
         records, folder, vae = load_records(self.renders / "base"), self.weights / "zero123", self.load_vae()
-        latents, unet = self.latents("base")[: len(records)], self.load_prior().unet
+        latents, unet = self.latents("base"), self.load_prior().unet
         vision = CLIPVisionModelWithProjection.from_pretrained(self.weights / "clip", torch_dtype=torch.float32).to(self.device).eval()
         images = self.views("base").images
         embeds = zero123.embed_images(vision, images, self.device)
@@ -340,8 +335,7 @@ class Kiln:
         images = self.views("base").images
         edges = controlnet.edge_maps(Image.fromarray(images[i]) for i in rows)
         del images
-        both, pipe = torch.cat([edges, edges.flip(-1)]), self.load_prior()
-        shown = evenly(len(rows))
+        pipe, shown = self.load_prior(), evenly(len(rows))
         pictures = controlnet.as_picture(edges[shown])
 
         def sample(net: nn.Module, step: int) -> None:
@@ -349,7 +343,7 @@ class Kiln:
             drawer = InDomainPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, prior.new_sampler(pipe.scheduler))
             self.draw("controlnet", step, drawer, [captions[i] for i in shown], to_pil(pictures * 2 - 1), controls=[drawer.control(net, pictures)])
 
-        net = controlnet.train(latents, both, captions, pipe, self.cache / "controlnet", self.device, self.steps["controlnet"],
+        net = controlnet.train(latents, edges, captions, pipe, self.cache / "controlnet", self.device, self.steps["controlnet"],
                                sample=sample, quiet=self.quiet)
         net.to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(self.weights / "controlnet")
 
