@@ -19,7 +19,7 @@ from core.errors import UserError
 from core.kiln import autoencoder, controlnet, data, fire, glazes, judge, proportions, shapes, things
 from core.kiln.clip import new_tokenizer
 from core.kiln.loop import digest, fit
-from core.kiln.prior import denoising_loss, new_scheduler
+from core.kiln.prior import denoising_loss, new_sampler, new_scheduler
 from core.kiln.toon import toon
 from core.kiln.world import CLASSES, POTTERY, build
 from core.pipeline import InDomainPipeline
@@ -264,6 +264,28 @@ def test_training_stopped_or_killed_and_resumed_is_the_same_training(tmp_path, c
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_latents_are_centred_and_of_unit_deviation_and_decode_to_the_same_images():
+    vae, rng = autoencoder.new_autoencoder().eval(), np.random.default_rng(0)
+    images = np.concatenate([rng.integers(0, 255, (8, 128, 128, 3)), np.full((8, 128, 128, 1), 255)], -1).astype(np.uint8)
+    x = torch.from_numpy(data.composite(images)).permute(0, 3, 1, 2)
+
+    def decoded():
+        return vae.decode(vae.encode(x).latent_dist.mode()).sample.detach()
+
+    before = decoded()
+    autoencoder.standardise(vae, images, "cpu")
+    latents = autoencoder.encode_all(vae, images, "cpu").float()
+    torch.testing.assert_close(decoded(), before, atol=1e-4, rtol=0)
+    assert latents.mean((0, 2, 3)).abs().max() < 0.01 and latents.std() == pytest.approx(1, abs=1e-3)
+
+
+def test_samples_begin_at_the_noisiest_level_which_hides_what_is_under_it():
+    scheduler = new_scheduler()
+    sampler = new_sampler(scheduler)
+    sampler.set_timesteps(10)
+    assert sampler.timesteps[0] == 999 and scheduler.alphas_cumprod[-1] < 0.02**2
+
+
 def test_a_training_begun_on_other_data_or_models_starts_anew(tmp_path):
     def train(start=0.0, data="a"):
         model, steps = torch.nn.Linear(3, 3), []
@@ -284,10 +306,10 @@ def test_what_the_firing_keeps_is_of_the_views_and_the_autoencoder_that_are_ther
     for world in fire.OBJECTS:
         made_up_views(tmp_path / "data" / world, world)
     kiln.latents("base")
-    assert len(kiln.latents("base")) == 2 * len(kiln.views("base").images) and len(encoded) == 2
+    assert len(kiln.latents("base")) == len(kiln.views("base").images) and len(encoded) == 1
     torch.nn.init.ones_(vae.weight)
     kiln.latents("base")
-    assert len(encoded) == 4
+    assert len(encoded) == 2
     first = kiln.pictures("porcelain") / "00000.png"
     before, time = first.read_bytes(), first.stat().st_mtime_ns
     assert kiln.pictures("porcelain") and first.stat().st_mtime_ns == time

@@ -104,6 +104,19 @@ def mixed(images: dict[str, torch.Tensor], whole: bool, sizes: dict[str, int], d
 
 
 @torch.inference_mode()
+def standardise(vae: AutoencoderKL, images: np.ndarray, device: torch.device) -> None:
+    """Have scaled latents of mean 0 in each channel, by the 1x1 convolutions about them, and of deviation 1 in all.
+
+    A mean would be what noise hides last: pure noise, from which samples begin, has none. Rounded, so that it is the same on any machine.
+    """
+    channels = vae.config.latent_channels
+    mean = (encode_all(vae, images, device).float().mean((0, 2, 3)) / vae.config.scaling_factor).to(device).round(decimals=3)
+    vae.quant_conv.bias[:channels] -= mean
+    vae.post_quant_conv.bias += vae.post_quant_conv.weight[:, :, 0, 0] @ mean
+    vae.register_to_config(scaling_factor=round(float(vae.config.scaling_factor / encode_all(vae, images, device).float().std()), 4))
+
+
+@torch.inference_mode()
 def psnr(vae: AutoencoderKL, views: Views, device: torch.device) -> float:
     """Mean PSNR in dB over whole views on white."""
     values = []

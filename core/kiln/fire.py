@@ -92,9 +92,9 @@ def digest_files(folders: Sequence[Path]) -> str:
     return whole.hexdigest()[:16]
 
 
-def evenly(count: int) -> list[int]:
-    """Which of so many to show on a sample sheet: from all over them, as classes come in turn."""
-    return np.linspace(0, count - 1, min(SHOWN, count)).astype(int).tolist()
+def choose(count: int) -> list[int]:
+    """Which of so many to show on a sample sheet: the same ones each time, and of any class, as even steps through classes that come in turn are not."""
+    return sorted(np.random.default_rng(0).permutation(count)[:SHOWN].tolist())
 
 
 class Kiln:
@@ -204,9 +204,7 @@ class Kiln:
         vae = autoencoder.train(worlds, self.cache / "autoencoder", self.device, self.steps["autoencoder"], self.recipe.latent_channels, **settings)
         vae = autoencoder.finish(vae, worlds, self.cache / "decoder", self.device, self.steps["decoder"], **settings)
         vae = vae.to(memory_format=torch.contiguous_format)
-        sample = np.concatenate([views.images[::7][:300] for views in worlds.values()])
-        spread = autoencoder.encode_all(vae, sample, self.device).float().std()
-        vae.register_to_config(scaling_factor=round(float(vae.config.scaling_factor / spread), 4))  # the same on any machine
+        autoencoder.standardise(vae, np.concatenate([views.images[::7][:300] for views in worlds.values()]), self.device)
         vae.to(torch.float16).save_pretrained(self.weights / "prior" / "vae")
 
     def load_vae(self) -> AutoencoderKL:
@@ -250,7 +248,7 @@ class Kiln:
 
     def sheet(self, name: str, captions: Sequence[str], tokenizer: CLIPTokenizer, scheduler: DDPMScheduler):
         """For `fit`: pictures of a prior in training, of captions from all over the world."""
-        vae, prompts = self.load_vae(), [captions[i] for i in evenly(len(captions))]
+        vae, prompts = self.load_vae(), [captions[i] for i in choose(len(captions))]
 
         def sample(modules: nn.ModuleDict, step: int) -> None:
             self.draw(name, step, InDomainPipeline(vae, modules["text_encoder"], tokenizer, modules["unet"], prior.new_sampler(scheduler)), prompts)
@@ -311,7 +309,7 @@ class Kiln:
         embeds = zero123.embed_images(vision, images, self.device)
         reference, target = zero123.pairs(records)
         shown = (reference != target).nonzero()[:, 0]
-        reference, target = (rows[shown[evenly(len(shown))]] for rows in (reference, target))
+        reference, target = (rows[shown[choose(len(shown))]] for rows in (reference, target))
         given = to_pil(torch.from_numpy(composite(images[torch.cat([reference, target])])).permute(0, 3, 1, 2))
         pose = zero123.pose_of(records, target, reference).to(self.device)
 
@@ -335,7 +333,7 @@ class Kiln:
         images = self.views("base").images
         edges = controlnet.edge_maps(Image.fromarray(images[i]) for i in rows)
         del images
-        pipe, shown = self.load_prior(), evenly(len(rows))
+        pipe, shown = self.load_prior(), choose(len(rows))
         pictures = controlnet.as_picture(edges[shown])
 
         def sample(net: nn.Module, step: int) -> None:
