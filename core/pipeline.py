@@ -32,7 +32,7 @@ from .images import on_white
 from .loading import PriorLoader
 from .null_text import NullTextUNet
 from .sampling import denoise, last_timesteps
-from .terms import Control, Term, has_weight
+from .terms import Control, Term, has_weight, velocity_schedule
 from .text import encode_prompts
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
     @property
     def alphas_cumprod(self) -> torch.Tensor | None:
         """The noise schedule (number of timesteps,) where the prior predicts v, None where it predicts eps: what its terms need."""
-        return self.scheduler.alphas_cumprod if self.scheduler.config.prediction_type == "v_prediction" else None
+        return velocity_schedule(self.scheduler)
 
     def domain_term(self, scale: float | Sequence[float] | None = None) -> Term:
         """The domain's own prediction, for the `terms` of any pipeline over the same prior. Raises UserError where there is no domain."""

@@ -23,6 +23,11 @@ class Step(NamedTuple):
         return table[self.i * len(table) // self.n]
 
 
+def velocity_schedule(scheduler) -> torch.Tensor | None:
+    """`alphas_cumprod` for terms of a network that predicts v, as its scheduler says; None where it predicts eps."""
+    return scheduler.alphas_cumprod if scheduler.config.prediction_type == "v_prediction" else None
+
+
 def has_weight(weight: float | Sequence[float] | None) -> bool:
     """Whether a term of this weight has a say at any step; None is Sec. 3.4's, which is never 0."""
     return weight is None or bool(torch.as_tensor(weight).any())

@@ -7,6 +7,7 @@ zero123-xl on the Hub has pickles alone (Neural_Gaffer's issue 12), which today'
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,9 +17,10 @@ from huggingface_hub import hf_hub_download
 from transformers import CLIPVisionModelWithProjection
 
 from core.errors import UserError
-from core.guidance import MultiGuidance, Term
+from core.guidance import MultiGuidance
 from core.presets import wanted
 from core.sampling import denoise
+from core.terms import Term, velocity_schedule
 from core.zero123 import CCProjection, relative_pose
 
 from .cameras import Cameras
@@ -96,8 +98,9 @@ class Zero123:
         pose = relative_pose(cameras, condition.camera).to(condition.embedding)
         with torch.no_grad():
             token = self.cc_projection(torch.cat([condition.embedding.expand(batch, -1), pose], -1))[:, None]  # (B, 1, d)
-        uncond = Term(self.unet, torch.zeros_like(token), concat=torch.zeros_like(condition.latents))
-        return MultiGuidance(uncond, [Term(self.unet, token, guidance_scale, concat=condition.latents)])
+        alphas = velocity_schedule(self.scheduler)
+        uncond = Term(self.unet, torch.zeros_like(token), None, alphas, torch.zeros_like(condition.latents))
+        return MultiGuidance(uncond, [Term(self.unet, token, guidance_scale, alphas, condition.latents)])
 
     @torch.no_grad()
     def sample(
@@ -106,7 +109,8 @@ class Zero123:
         """Pictures of the object from B cameras, (B, 3, H, W) in about [-1, 1]. generator: on the CPU."""
         shape = (len(cameras), *condition.latents.shape[1:])
         noise = torch.randn(shape, generator=generator).to(condition.latents)
-        latents = denoise(self.noise_predictor(condition, cameras, guidance_scale), self.scheduler, noise, num_inference_steps)
+        predict = partial(self.noise_predictor(condition, cameras, guidance_scale).prediction, alphas_cumprod=velocity_schedule(self.scheduler))
+        latents = denoise(predict, self.scheduler, noise, num_inference_steps)
         return self.vae.decode(latents / self.vae.config.scaling_factor).sample
 
 

@@ -1,12 +1,16 @@
 """Zero-1-to-3 as a noise predictor, on tiny random models in the folder layout of kxic/zero123-xl."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from core.errors import UserError
 from core.kiln.data import composite, load_views
 from core.kiln.renderer import View
+from core.sampling import denoise
 from ingen3d.cameras import Cameras
 from ingen3d.novel_views import novel_view_quality, overlap
 from ingen3d.zero123 import Zero123, relative_pose
@@ -54,6 +58,20 @@ def test_guided_prediction_is_the_formula_of_the_network(zero123, asked):
     guided = zero123.noise_predictor(condition, cameras, guidance_scale=3.0)(z_t, T)
     assert torch.allclose(guided, eps_0 + 3.0 * (eps_c - eps_0), atol=1e-5)
     assert (eps_c - eps_0).abs().max() > 1e-3, "the condition says something"
+
+
+@torch.no_grad()
+def test_a_network_that_predicts_v_gives_eps_and_samples_alike(zero123, asked):
+    condition, z_t, cameras = asked
+    v = replace(zero123, scheduler=DDIMScheduler.from_config(zero123.scheduler.config, prediction_type="v_prediction"))
+    alpha_bar = v.scheduler.alphas_cumprod[T].view(-1, 1, 1, 1)
+    predict = v.noise_predictor(condition, cameras)
+    said = zero123.noise_predictor(condition, cameras)(z_t, T)
+    assert torch.allclose(predict(z_t, T), alpha_bar.sqrt() * said + (1 - alpha_bar).sqrt() * z_t, atol=1e-5)
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    by_eps = denoise(v.noise_predictor(condition, cameras), zero123.scheduler, noise, 4) / v.vae.config.scaling_factor
+    sampled = v.sample(condition, cameras, num_inference_steps=4, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(v.vae.decode(by_eps).sample, sampled, atol=1e-3)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from .fire import Kiln, Recipe
 
 VARIANTS = {  # stage -> what is varied -> recipe
     "autoencoder": {f"{channels} latent channels": Recipe(latent_channels=channels) for channels in (4, 8, 16)},
-    "prior": {"epsilon, 1 layer a block": Recipe(), "v, 1 layer": Recipe(prediction_type="v_prediction"), "epsilon, 2 layers": Recipe(layers=2)},
+    "prior": {"v, 1 layer a block": Recipe(), "epsilon, 1 layer": Recipe(prediction_type="epsilon"), "v, 2 layers": Recipe(layers=2)},
 }
 SHARES = (0.05, 0.2)  # of the steps of what ships
 SEEDS = 5  # of each of the prior's prompts

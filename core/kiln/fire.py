@@ -47,7 +47,7 @@ class Recipe:
 
     latent_channels: int = autoencoder.LATENT_CHANNELS
     layers: int = 1
-    prediction_type: str = "epsilon"
+    prediction_type: str = "v_prediction"
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ class Kiln:
 
     def zero123(self) -> None:
         records, folder, vae = load_records(self.renders / "base"), self.weights / "zero123", self.load_vae()
-        latents, unet = self.latents("base"), self.load_prior().unet
+        latents, pipe = self.latents("base"), self.load_prior()
         vision = CLIPVisionModelWithProjection.from_pretrained(self.weights / "clip", torch_dtype=torch.float32).to(self.device).eval()
         images = self.views("base").images
         embeds = zero123.embed_images(vision, images, self.device)
@@ -315,18 +315,19 @@ class Kiln:
 
         def sample(modules: nn.ModuleDict, step: int) -> None:
             """Reference views, the targets, and these as they are seen by the model."""
-            z = zero123.novel_views(modules, latents[reference].to(self.device).float(), embeds[reference].to(self.device), pose, vae.config.scaling_factor)
+            z, seen_as = latents[reference].to(self.device).float(), embeds[reference].to(self.device)
+            z = zero123.novel_views(modules, pipe.scheduler, z, seen_as, pose, vae.config.scaling_factor)
             seen = to_pil(vae.decode(z / vae.config.scaling_factor).sample)
             contact_sheet([*given, *seen], columns=len(seen)).save(self.cache / "zero123" / f"sample-{step:06d}.png")
 
         del images
-        modules = zero123.train(latents, embeds, records, unet, vae.config.scaling_factor, self.cache / "zero123", self.device,
+        modules = zero123.train(latents, embeds, records, pipe.unet, pipe.scheduler, vae.config.scaling_factor, self.cache / "zero123", self.device,
                                 self.steps["zero123"], made_from=fingerprint(vision), sample=sample, quiet=self.quiet)
         modules["unet"].to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(folder / "unet")
         zero123.save_projection(modules["cc_projection"], folder / "cc_projection")
         vision.half().save_pretrained(folder / "image_encoder")
         clip.new_processor().save_pretrained(folder / "feature_extractor")
-        prior.new_scheduler().save_pretrained(folder / "scheduler")
+        pipe.scheduler.save_pretrained(folder / "scheduler")
 
     def controlnet(self) -> None:
         rows, captions, latents = self.photos("base")

@@ -1,21 +1,23 @@
-"""The kiln's Zero-1-to-3: the prior's UNet taught to see an object from another camera (Liu et al. 2023). It says eps, whatever the prior says."""
+"""The kiln's Zero-1-to-3: the prior's UNet taught to see an object from another camera (Liu et al. 2023)."""
 
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPVisionModelWithProjection
 
-from ..guidance import MultiGuidance, Term
+from ..guidance import MultiGuidance
 from ..sampling import denoise
+from ..terms import Term, velocity_schedule
 from ..zero123 import CCProjection, relative_pose
 from .clip import WIDTH, small
 from .loop import digest, fit, make_fast
-from .prior import denoising_loss, new_scheduler
+from .prior import denoising_loss
 from .renderer import View
 
 NO_IMAGE = 0.1  # share of steps without image and camera, for classifier-free guidance
@@ -54,17 +56,18 @@ def pose_of(records: list[dict], target: torch.Tensor, reference: torch.Tensor) 
 
 
 @torch.inference_mode()
-def novel_views(modules: nn.ModuleDict, latents: torch.Tensor, embeds: torch.Tensor, pose: torch.Tensor, scaling_factor: float,
+def novel_views(modules: nn.ModuleDict, scheduler: DDPMScheduler, latents: torch.Tensor, embeds: torch.Tensor, pose: torch.Tensor, scaling_factor: float,
                 guidance_scale: float = 3.0, num_inference_steps: int = 20) -> torch.Tensor:
     """Scaled latents of objects from other cameras, of reference views' latents (B, C, h, w), embeddings (B, d) and relative poses (B, 4)."""
     token = modules["cc_projection"](torch.cat([embeds, pose], 1))[:, None]
-    image = latents / scaling_factor
-    predict = MultiGuidance(Term(modules["unet"], torch.zeros_like(token), concat=torch.zeros_like(image)),
-                            [Term(modules["unet"], token, guidance_scale, concat=image)])
-    return denoise(predict, DDIMScheduler.from_config(new_scheduler().config), torch.randn_like(latents), num_inference_steps)
+    image, alphas = latents / scaling_factor, velocity_schedule(scheduler)
+    rule = MultiGuidance(Term(modules["unet"], torch.zeros_like(token), None, alphas, torch.zeros_like(image)),
+                         [Term(modules["unet"], token, guidance_scale, alphas, image)])
+    predict = partial(rule.prediction, alphas_cumprod=alphas)
+    return denoise(predict, DDIMScheduler.from_config(scheduler.config), torch.randn_like(latents), num_inference_steps)
 
 
-def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prior: UNet2DConditionModel, scaling_factor: float,
+def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prior: UNet2DConditionModel, scheduler: DDPMScheduler, scaling_factor: float,
           folder: Path, device: torch.device, steps: int, batch_size: int = 20, made_from: str = "",
           sample: Callable[[nn.Module, int], None] | None = None, quiet: bool = False) -> nn.ModuleDict:
     """Denoise a target view given the reference's latents (unscaled, concatenated) and one token of CLIP image and camera.
@@ -76,7 +79,6 @@ def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prio
     unet, projection = from_prior(prior), CCProjection(WIDTH + POSE, WIDTH)
     modules = nn.ModuleDict({"unet": unet, "cc_projection": projection}).to(device)
     make_fast(device, unet)
-    scheduler = new_scheduler()
     reference, target = pairs(records)
 
     def loss(step):
@@ -92,7 +94,8 @@ def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prio
 
         return denoising_loss(predict, z, scheduler)
 
-    return fit(modules, loss, steps, 6e-4, folder, made_from=made_from + digest(latents, records, scaling_factor, batch_size), sample=sample, quiet=quiet)
+    made_from += digest(latents, records, scaling_factor, batch_size, scheduler.config.prediction_type)
+    return fit(modules, loss, steps, 6e-4, folder, made_from=made_from, sample=sample, quiet=quiet)
 
 
 def save_projection(projection: CCProjection, folder: Path) -> None:

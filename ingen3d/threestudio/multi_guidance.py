@@ -9,7 +9,7 @@ from core.domains import find_domain, load_domain_unet
 from core.errors import UserError
 from core.guidance import MultiGuidance, PerpNeg
 from core.presets import find_preset, wanted
-from core.terms import Term
+from core.terms import Term, velocity_schedule
 from ingen3d.cameras import Cameras
 
 from .guidance import ScoreDistillation
@@ -53,7 +53,7 @@ class MultiGuidanceSDS(ScoreDistillation):
 
     def predictor(self, prompt_utils, cameras: Cameras) -> MultiGuidance:
         views = cameras.elevation_deg, cameras.azimuth_deg, cameras.distance, self.cfg.view_dependent_prompting
-        alphas = self.alphas if self.scheduler.config.prediction_type == "v_prediction" else None
+        alphas = velocity_schedule(self.scheduler)
         avoid = []
         if self.cfg.use_perp_neg or prompt_utils.use_perp_neg:
             if not self.cfg.view_dependent_prompting:
