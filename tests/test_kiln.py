@@ -418,7 +418,7 @@ def test_a_controlnet_learns_to_draw_along_the_edges_and_leaves_the_prior_as_it_
             return pipe.unet(z_t, t, context, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
 
         torch.manual_seed(0)
-        return denoising_loss(predict, latents.repeat(8, 1, 1, 1), new_scheduler())["mse"]
+        return denoising_loss(predict, latents.repeat(8, 1, 1, 1), pipe.scheduler)["mse"]
 
     assert error(edges) < 0.99 * error(edges.flip(0))
     for part in ("unet", "text_encoder"):
