@@ -8,10 +8,11 @@ A scheduler turns one into an image, score distillation turns one into a gradien
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 
-from .terms import Step, Term, convert, has_weight, predict_together
+from .terms import Step, Term, convert, has_weight, predict_together, velocity_schedule
 
 NoisePredictor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -65,6 +66,10 @@ class MultiGuidance:
         if self.guidance_rescale and eps:
             eps_hat = self.rescale(eps_hat, weights, eps)
         return convert(eps_hat, z_t, t, self.uncond.alphas_cumprod, alphas_cumprod)
+
+    def for_sampler(self, scheduler) -> NoisePredictor:
+        """eps_hat, or v_hat where that is what the scheduler takes."""
+        return partial(self.prediction, alphas_cumprod=velocity_schedule(scheduler))
 
     def predict(self, weights: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor, step: Step) -> Iterable[torch.Tensor]:
         """eps_0 and each eps_i, all as eps_0's network predicts, (B, C, h, w); what falls out of the sum, as eps_0 does where the weights

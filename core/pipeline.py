@@ -3,7 +3,6 @@
 import inspect
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -276,8 +275,7 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
             return callback_on_step_end and callback_on_step_end(self, i, t, {"latents": latents}).get("latents")
 
         with self.progress_bar(total=len(timesteps)) as bar:
-            predict = partial(predict.prediction, alphas_cumprod=self.alphas_cumprod)  # as the scheduler takes it
-            latents = denoise(predict, scheduler, latents, steps, generator, on_step, clean, start, mask)
+            latents = denoise(predict.for_sampler(scheduler), scheduler, latents, steps, generator, on_step, clean, start, mask)
         images = latents if output_type == "latent" else self.image_processor.postprocess(self.decode_latents(latents), output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images) if return_dict else (images,)

@@ -7,7 +7,6 @@ zero123-xl on the Hub has pickles alone (Neural_Gaffer's issue 12), which today'
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -109,7 +108,7 @@ class Zero123:
         """Pictures of the object from B cameras, (B, 3, H, W) in about [-1, 1]. generator: on the CPU."""
         shape = (len(cameras), *condition.latents.shape[1:])
         noise = torch.randn(shape, generator=generator).to(condition.latents)
-        predict = partial(self.noise_predictor(condition, cameras, guidance_scale).prediction, alphas_cumprod=velocity_schedule(self.scheduler))
+        predict = self.noise_predictor(condition, cameras, guidance_scale).for_sampler(self.scheduler)
         latents = denoise(predict, self.scheduler, noise, num_inference_steps)
         return self.vae.decode(latents / self.vae.config.scaling_factor).sample
 

@@ -185,6 +185,7 @@ def test_the_fired_zero123_is_one_for_ingen3d(kiln):
     condition = zero123.condition(torch.zeros(1, 3, 128, 128), reference)
     eps = zero123.noise_predictor(condition, reference, 3.0)(torch.randn_like(condition.latents), torch.tensor([500]))
     assert eps.shape == condition.latents.shape == (1, autoencoder.LATENT_CHANNELS, 16, 16) and eps.isfinite().all()
+    assert zero123.scheduler.config.prediction_type == kiln.load_prior().scheduler.config.prediction_type == kiln.recipe.prediction_type
 
 
 def test_the_fired_judge_reads_what_its_views_were_labelled_with(kiln):

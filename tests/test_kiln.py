@@ -280,10 +280,15 @@ def test_latents_are_centred_and_of_unit_deviation_and_decode_to_the_same_images
 
 
 def test_samples_begin_at_the_noisiest_level_which_hides_what_is_under_it():
-    scheduler = new_scheduler()
+    scheduler = new_scheduler("v_prediction")
     sampler = new_sampler(scheduler)
     sampler.set_timesteps(10)
     assert sampler.timesteps[0] == 999 and scheduler.alphas_cumprod[-1] < 0.02**2
+
+
+def test_sample_sheets_show_classes_that_come_in_turn_and_the_same_views_each_time():
+    rows = fire.choose(38304)
+    assert rows == fire.choose(38304) and len({row // 2 % len(CLASSES) for row in rows}) > fire.SHOWN / 2 and fire.choose(3) == [0, 1, 2]
 
 
 def test_a_training_begun_on_other_data_or_models_starts_anew(tmp_path):

@@ -128,6 +128,7 @@ class Kiln:
         logger.info("%s took %.0f s in all", stage, sum(record["seconds"].values()))
 
     def check_order(self, stage: str) -> None:
+        """Raises UserError where a model that a stage starts from has not been made."""
         for model in STAGES[stage].models:
             for name, earlier in STAGES.items():
                 missing = [part for part in earlier.writes if Path(part).is_relative_to(model) and not (self.weights / part).is_dir()]

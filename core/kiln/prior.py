@@ -29,7 +29,7 @@ def new_unet(latent_channels: int = LATENT_CHANNELS, layers: int = 1) -> UNet2DC
     )
 
 
-def new_scheduler(prediction_type: str = "epsilon") -> DDPMScheduler:
+def new_scheduler(prediction_type: str) -> DDPMScheduler:
     """Stable Diffusion's noise schedule, but for its end: what noise leaves of a latent there, 7% of it, 2% here, tells where objects are and how bright.
 
     Samples, begun from noise alone and, by Stable Diffusion's timesteps, before that end, then get stained backgrounds (Lin et al. 2024).
@@ -68,5 +68,5 @@ def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextMode
         context = text_encoder(tokens).last_hidden_state
         return denoising_loss(lambda z_t, t: unet(z_t, t, context).sample, z, scheduler)
 
-    made_from = digest(latents, ids, batch_size, scheduler.config.prediction_type)
+    made_from = digest(latents, ids, batch_size, scheduler.config.prediction_type, scheduler.alphas_cumprod)
     return fit(modules, loss, steps, learning_rate, folder, made_from=made_from, sample=sample, quiet=quiet)

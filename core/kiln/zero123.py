@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +60,10 @@ def novel_views(modules: nn.ModuleDict, scheduler: DDPMScheduler, latents: torch
     """Scaled latents of objects from other cameras, of reference views' latents (B, C, h, w), embeddings (B, d) and relative poses (B, 4)."""
     token = modules["cc_projection"](torch.cat([embeds, pose], 1))[:, None]
     image, alphas = latents / scaling_factor, velocity_schedule(scheduler)
-    rule = MultiGuidance(Term(modules["unet"], torch.zeros_like(token), None, alphas, torch.zeros_like(image)),
-                         [Term(modules["unet"], token, guidance_scale, alphas, image)])
-    predict = partial(rule.prediction, alphas_cumprod=alphas)
-    return denoise(predict, DDIMScheduler.from_config(scheduler.config), torch.randn_like(latents), num_inference_steps)
+    guided = MultiGuidance(Term(modules["unet"], torch.zeros_like(token), None, alphas, torch.zeros_like(image)),
+                           [Term(modules["unet"], token, guidance_scale, alphas, image)])
+    sampler = DDIMScheduler.from_config(scheduler.config)
+    return denoise(guided.for_sampler(sampler), sampler, torch.randn_like(latents), num_inference_steps)
 
 
 def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prior: UNet2DConditionModel, scheduler: DDPMScheduler, scaling_factor: float,
@@ -94,8 +93,7 @@ def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prio
 
         return denoising_loss(predict, z, scheduler)
 
-    made_from += digest(latents, records, scaling_factor, batch_size, scheduler.config.prediction_type)
-    return fit(modules, loss, steps, 6e-4, folder, made_from=made_from, sample=sample, quiet=quiet)
+    return fit(modules, loss, steps, 6e-4, folder, made_from=made_from + digest(latents, records, scaling_factor, batch_size), sample=sample, quiet=quiet)
 
 
 def save_projection(projection: CCProjection, folder: Path) -> None:
