@@ -18,11 +18,12 @@ from core.conditions import load_controlnet
 from core.errors import UserError
 from core.kiln import autoencoder, controlnet, data, fire, glazes, judge, proportions, shapes, things
 from core.kiln.clip import new_tokenizer
-from core.kiln.loop import digest, fit
-from core.kiln.prior import denoising_loss, new_sampler, new_scheduler
+from core.kiln.loop import average, digest, fit
+from core.kiln.prior import new_sampler, new_scheduler
 from core.kiln.toon import toon
 from core.kiln.world import CLASSES, POTTERY, build
 from core.pipeline import InDomainPipeline
+from core.training.text_feature import denoising_loss
 from tests.test_fire import made_up_views, repaint
 
 from .conftest import tiny_pipeline
@@ -236,6 +237,15 @@ def test_toon_shading_is_flat_outlined_and_of_the_objects_colour():
     assert drawn[edge].max() < 0.05
 
 
+@pytest.mark.parametrize("steps", [100, 2000])
+def test_the_average_spans_the_same_share_of_a_training_however_long(steps):
+    averages = [torch.zeros(1), torch.zeros(1)]
+    for step in range(1, steps + 1):
+        average(averages, [torch.tensor([step / steps]), torch.tensor([(step / steps) ** 2])], torch.tensor(step))
+    mean, square = (float(x) for x in averages)
+    assert mean == pytest.approx(0.95, abs=0.01) and (square - mean**2) ** 0.5 == pytest.approx(0.05, abs=0.002)
+
+
 def test_training_stopped_or_killed_and_resumed_is_the_same_training(tmp_path, caplog):
     class Killed(Exception):
         pass
@@ -407,13 +417,13 @@ def test_a_layers_forward_pass_that_is_compiled_keeps_its_weights_names_and_is_c
 
 
 def test_a_controlnet_learns_to_draw_along_the_edges_and_leaves_the_prior_as_it_is(monkeypatch, tmp_path):
-    fast = lambda net, loss, steps, rate, *args, **more: fit(net, loss, steps, 10 * rate, *args, ema=0.9, warmup=1, **more)
+    fast = lambda net, loss, steps, rate, *args, **more: fit(net, loss, steps, 10 * rate, *args, warmup=1, **more)
     monkeypatch.setattr(controlnet, "fit", fast)
     pipe, before = tiny_pipeline(), tiny_pipeline()
     edges, latents = torch.zeros(2, 32, 32, dtype=torch.bool), torch.ones(2, 4, 4, 4)
     edges[0, :, 8] = edges[1, :, 24] = True  # the line alone says which half is dark
     latents[0, ..., 2:] = latents[1, ..., :2] = -1
-    net = controlnet.train(latents, edges, ["a vase", "a bowl"], pipe, tmp_path, torch.device("cpu"), 100, batch_size=4, quiet=True)
+    net = controlnet.train(latents, edges, ["a vase", "a bowl"], pipe, tmp_path, torch.device("cpu"), 200, batch_size=4, quiet=True)
 
     @torch.no_grad()
     def error(edges):
@@ -423,7 +433,7 @@ def test_a_controlnet_learns_to_draw_along_the_edges_and_leaves_the_prior_as_it_
             return pipe.unet(z_t, t, context, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
 
         torch.manual_seed(0)
-        return denoising_loss(predict, latents.repeat(8, 1, 1, 1), pipe.scheduler)["mse"]
+        return denoising_loss(predict, pipe.scheduler, latents.repeat(8, 1, 1, 1), torch.default_generator)
 
     assert error(edges) < 0.99 * error(edges.flip(0))
     for part in ("unet", "text_encoder"):

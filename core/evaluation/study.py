@@ -45,7 +45,7 @@ class Counts:
 
     steps: int = 2750
     batch_size: int = 16
-    snr_gamma: float | None = 5.0
+    snr_gamma: float | None = None
     ema_decay: float = 0.999
     images: int = 2000
     per_prompt: int = 100

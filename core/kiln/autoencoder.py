@@ -66,7 +66,7 @@ def train(worlds: dict[str, Views], folder: Path, device: torch.device, steps: i
     """Views of all worlds, by name: the autoencoder is a camera, not a model of any. made_from: tells them from others."""
     torch.manual_seed(0)
     vae = new_autoencoder(latent_channels).to(device)
-    make_fast(device, vae.encoder, vae.decoder)
+    make_fast(device, steps, vae.encoder, vae.decoder)
     images = {world: torch.from_numpy(views.images) for world, views in worlds.items()}
 
     def loss(step):
@@ -79,7 +79,7 @@ def train(worlds: dict[str, Views], folder: Path, device: torch.device, steps: i
         y = model.decode(model.encode(x).latent_dist.mode()).sample
         contact_sheet([*to_pil(x), *to_pil(y)], columns=len(test)).save(folder / f"sample-{step:06d}.png")
 
-    return fit(vae, loss, steps, 1.5e-3, folder, made_from=made_from, ema=0.98, sample=sample, sample_every=500, quiet=quiet)
+    return fit(vae, loss, steps, 1.5e-3, folder, made_from=made_from, sample=sample, sample_every=500, quiet=quiet)
 
 
 def finish(vae: AutoencoderKL, worlds: dict[str, Views], folder: Path, device: torch.device, steps: int, made_from: str = "",
@@ -89,12 +89,12 @@ def finish(vae: AutoencoderKL, worlds: dict[str, Views], folder: Path, device: t
     vae.train().requires_grad_(False)
     for part in (vae.decoder, vae.post_quant_conv):
         part.requires_grad_(True)
-    make_fast(device, vae.encoder, vae.decoder)
+    make_fast(device, steps, vae.encoder, vae.decoder)
 
     def loss(step):
         return losses(vae, mixed(images, True, FINISH, device))
 
-    return fit(vae, loss, steps, 7e-4, folder, made_from=made_from, ema=0.98, quiet=quiet)
+    return fit(vae, loss, steps, 7e-4, folder, made_from=made_from, quiet=quiet)
 
 
 def mixed(images: dict[str, torch.Tensor], whole: bool, sizes: dict[str, int], device) -> torch.Tensor:

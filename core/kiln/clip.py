@@ -60,7 +60,7 @@ def train(base: Views, tokenizer: CLIPTokenizer, folder: Path, device: torch.dev
     """Contrastive training (InfoNCE, both ways) on captioned base views. made_from: tells them from others."""
     torch.manual_seed(0)
     clip, ids = new_clip(tokenizer).to(device), tokenize(tokenizer, [r["caption"] for r in base.records])
-    make_fast(device, clip.text_model, clip.vision_model)
+    make_fast(device, steps, clip.text_model, clip.vision_model)
 
     def loss(step):
         index = torch.randint(len(ids), (192,))

@@ -12,8 +12,8 @@ from torch import nn
 from ..checkpoints import fingerprint
 from ..conditions import canny
 from ..text import encode_prompts
+from ..training.text_feature import denoising_loss
 from .loop import digest, fit, make_fast
-from .prior import denoising_loss
 
 NO_TEXT = 0.5  # share of captions left out, as in the paper: what a shape is has to be read off its edges too
 
@@ -47,7 +47,7 @@ def train(latents: torch.Tensor, edges: torch.Tensor, captions: list[str], prior
     torch.manual_seed(0)
     unet, text_encoder = (part.to(device).eval().requires_grad_(False) for part in (prior.unet, prior.text_encoder))
     net = from_prior(unet).to(device)
-    make_fast(device, unet, net)
+    make_fast(device, steps, unet, net)
     scheduler = DDPMScheduler.from_config(prior.scheduler.config)
 
     def loss(step):
@@ -56,10 +56,11 @@ def train(latents: torch.Tensor, edges: torch.Tensor, captions: list[str], prior
         context, picture = encode_prompts(prior.tokenizer, text_encoder, prompts), as_picture(edges[index]).to(device)
 
         def predict(z_t, t):
+            z_t = z_t.contiguous(memory_format=torch.channels_last)
             down, mid = net(z_t, t, context, picture, return_dict=False)
             return unet(z_t, t, context, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
 
-        return denoising_loss(predict, latents[index].to(device).float(), scheduler)
+        return {"loss": denoising_loss(predict, scheduler, latents[index].to(device).float(), torch.default_generator)}
 
     made_from = digest(latents, edges, captions, fingerprint(unet, text_encoder))
     return fit(net, loss, steps, 5e-4, folder, made_from=made_from, sample=sample, quiet=quiet)

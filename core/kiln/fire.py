@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parent / "weights"
 CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")) / "kiln"
 OBJECTS = dict.fromkeys(DOMAINS, (1200, 3, 0)) | {"toon": (720, 3, 0), "base": (20160, 2, 1)}  # objects, photo views, wide views
-STEPS = {"autoencoder": 5000, "decoder": 3000, "clip": 600, "prior": 12000, "toon": 1200, "zero123": 7000, "controlnet": 2000,
+STEPS = {"autoencoder": 5000, "decoder": 3000, "clip": 600, "prior": 18000, "toon": 1200, "zero123": 7000, "controlnet": 2000,
          "judge": 3000} | dict.fromkeys(DOMAINS, 3000)
 SHOWN = 8  # images on a sample sheet, or pairs
 MINUTE = 60.0  # seconds between two entries of a stage's time
@@ -299,7 +299,7 @@ class Kiln:
 
         train_domain(name, self.pictures(name), preset=self.preset(), prior="kiln", out=self.weights / "domains" / name, work=self.cache / name,
                      steps=self.steps[name], feature_steps=min(100, self.steps[name]), sample_every=max(250, self.steps[name] // 8), batch_size=16,
-                     learning_rate=3e-4, snr_gamma=prior.MAX_SNR, ema_decay=0.999,
+                     learning_rate=3e-4, ema_decay=0.999,
                      dtype=torch.float16, mixed_precision=self.precision(), licence="apache-2.0", device=self.device, quiet=self.quiet)
 
     def zero123(self) -> None:

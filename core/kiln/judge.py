@@ -129,7 +129,7 @@ def train(views: Views, folder: Path, device: torch.device, steps: int, made_fro
     torch.manual_seed(0)
     judge = Judge(vocabulary(views.records)).to(device)
     if device.type == "cuda":  # channels-last strides crash torch 2.13's CPU backward pass of this net
-        make_fast(device, judge)
+        make_fast(device, steps, judge)
     images, labels = torch.from_numpy(views.images), targets(views.records, judge.vocabulary)
 
     def loss(step):

@@ -13,10 +13,10 @@ from transformers import CLIPVisionModelWithProjection
 from ..guidance import MultiGuidance
 from ..sampling import denoise
 from ..terms import Term, velocity_schedule
+from ..training.text_feature import denoising_loss
 from ..zero123 import CCProjection, relative_pose
 from .clip import WIDTH, small
 from .loop import digest, fit, make_fast
-from .prior import denoising_loss
 from .renderer import View
 
 NO_IMAGE = 0.1  # share of steps without image and camera, for classifier-free guidance
@@ -77,7 +77,7 @@ def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prio
     torch.manual_seed(0)
     unet, projection = from_prior(prior), CCProjection(WIDTH + POSE, WIDTH)
     modules = nn.ModuleDict({"unet": unet, "cc_projection": projection}).to(device)
-    make_fast(device, unet)
+    make_fast(device, steps, unet)
     reference, target = pairs(records)
 
     def loss(step):
@@ -91,7 +91,7 @@ def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prio
         def predict(z_t, t):
             return unet(torch.cat([z_t, image], 1).contiguous(memory_format=torch.channels_last), t, context).sample
 
-        return denoising_loss(predict, z, scheduler)
+        return {"loss": denoising_loss(predict, scheduler, z, torch.default_generator)}
 
     return fit(modules, loss, steps, 6e-4, folder, made_from=made_from + digest(latents, records, scaling_factor, batch_size), sample=sample, quiet=quiet)
 
