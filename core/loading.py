@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.loaders import FromSingleFileMixin
 
 from .conditions import check_prior
@@ -15,6 +15,7 @@ from .domains import find_domain, load_domain_unet
 from .errors import UserError
 from .images import reason
 from .presets import find_preset, nearest, wanted
+from .sampling import new_sampler
 
 if TYPE_CHECKING:
     from .pipeline import InDomainPipeline
@@ -39,7 +40,7 @@ class PriorLoader(FromSingleFileMixin):
         domain: a known name, a domain's folder or Hub id, or None for the prior alone (or for the domain that a saved
         InDomainPipeline holds). Other arguments are diffusers' own (`dtype` or `torch_dtype`, `variant`, `scheduler`, and `token`,
         `cache_dir` and `local_files_only`, which are for the domain too); fp32 by default.
-        The scheduler becomes DPM-Solver++ with the prior's noise schedule unless one is given. What a file lacks, configurations and the
+        The scheduler becomes stochastic DPM-Solver++ with the prior's noise schedule unless one is given. What a file lacks, configurations and the
         tokenizer, is taken from `config`, a folder or Hub id, by default what diffusers takes it for on the Hub. Raises UserError,
         for an argument that nobody knows too.
         """
@@ -64,7 +65,7 @@ class PriorLoader(FromSingleFileMixin):
                 pipe = super().from_pretrained(preset.prior, **({} if ours else defaults) | {"use_safetensors": True} | kwargs)
         check_prior(pretrained_model_name_or_path, pipe.unet, pipe.vae, pipe.text_encoder, pipe.scheduler)
         if not ours and "scheduler" not in kwargs:
-            pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmsolver++")
+            pipe.scheduler = new_sampler(pipe.scheduler)
         if domain is not None:
             pipe.set_domain(domain.folder)
         return pipe

@@ -4,8 +4,14 @@ import inspect
 from collections.abc import Callable
 
 import torch
+from diffusers import DPMSolverMultistepScheduler
 
 from .guidance import NoisePredictor
+
+
+def new_sampler(scheduler) -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ over a prior's noise schedule, in its stochastic form (Lu et al. 2022): the noise that a step adds lets later ones mend its mistakes."""
+    return DPMSolverMultistepScheduler.from_config(scheduler.config, algorithm_type="sde-dpmsolver++")
 
 
 def denoise(

@@ -19,10 +19,11 @@ from core.errors import UserError
 from core.kiln import autoencoder, controlnet, data, fire, glazes, judge, proportions, shapes, things
 from core.kiln.clip import new_tokenizer
 from core.kiln.loop import average, digest, fit
-from core.kiln.prior import new_sampler, new_scheduler
+from core.kiln.prior import new_scheduler
 from core.kiln.toon import toon
 from core.kiln.world import CLASSES, POTTERY, build
 from core.pipeline import InDomainPipeline
+from core.sampling import new_sampler
 from core.training.text_feature import denoising_loss
 from tests.test_fire import made_up_views, repaint
 
@@ -423,7 +424,7 @@ def test_a_controlnet_learns_to_draw_along_the_edges_and_leaves_the_prior_as_it_
     edges, latents = torch.zeros(2, 32, 32, dtype=torch.bool), torch.ones(2, 4, 4, 4)
     edges[0, :, 8] = edges[1, :, 24] = True  # the line alone says which half is dark
     latents[0, ..., 2:] = latents[1, ..., :2] = -1
-    net = controlnet.train(latents, edges, ["a vase", "a bowl"], pipe, tmp_path, torch.device("cpu"), 200, batch_size=4, quiet=True)
+    net = controlnet.train(latents, edges, ["a vase", "a bowl"], pipe, tmp_path, torch.device("cpu"), 400, batch_size=4, quiet=True)
 
     @torch.no_grad()
     def error(edges):

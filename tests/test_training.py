@@ -29,7 +29,7 @@ from core.training.best import KeepBest, find_fid_features
 from core.training.data import Pictures, load_latents
 from core.training.domain import open_work, train_domain
 from core.training.fit import PRECISIONS, averaged, denoising_gradients, find_precision, min_snr_weight
-from core.training.text_feature import denoising_loss, draw, optimise_text_feature
+from core.training.text_feature import add_noise, denoising_loss, draw, optimise_text_feature
 
 from .conftest import tiny_scheduler, tiny_unet
 
@@ -121,6 +121,14 @@ def test_gradients_are_those_of_the_loss_in_however_many_parts(prediction_type):
         assert denoising_gradients(unet, scheduler, latents, 5, parts, *FULL, seed=2, step=4) == pytest.approx(whole.item(), rel=1e-5)
         for name, parameter in unet.named_parameters():
             assert name not in expected or torch.allclose(parameter.grad, expected[name], rtol=1e-3, atol=1e-6)
+
+
+def test_a_batchs_timesteps_are_spread_over_all_and_each_may_be_anyones():
+    scheduler, generator = tiny_scheduler(), torch.Generator().manual_seed(0)
+    drawn = torch.stack([add_noise(scheduler, torch.zeros(8, 1, 1, 1), generator)[1] for _ in range(2000)])
+    gaps = drawn.sort(1).values.diff(dim=1)
+    assert gaps.min() >= 124 and gaps.max() <= 126
+    assert drawn[:, 3].float().mean().item() == pytest.approx(499.5, abs=20) and drawn[:, 3].min() < 10 and drawn[:, 3].max() > 989
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])

@@ -27,6 +27,7 @@ from ..devices import find_device
 from ..errors import UserError
 from ..images import contact_sheet, to_pil
 from ..pipeline import InDomainPipeline
+from ..sampling import new_sampler
 from . import autoencoder, clip, controlnet, judge, prior, zero123
 from .data import DOMAINS, WORLDS, Views, composite, identity, load_records, load_views, origin, render_world, write_pictures
 from .loop import digest
@@ -35,8 +36,8 @@ logger = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parent / "weights"
 CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")) / "kiln"
 OBJECTS = dict.fromkeys(DOMAINS, (1200, 3, 0)) | {"toon": (720, 3, 0), "base": (20160, 2, 1)}  # objects, photo views, wide views
-STEPS = {"autoencoder": 5000, "decoder": 3000, "clip": 600, "prior": 18000, "toon": 1200, "zero123": 7000, "controlnet": 2000,
-         "judge": 3000} | dict.fromkeys(DOMAINS, 3000)
+STEPS = {"autoencoder": 5000, "decoder": 3000, "clip": 600, "prior": 40000, "toon": 1200, "zero123": 7000, "controlnet": 2000,
+         "judge": 5000} | dict.fromkeys(DOMAINS, 3000)
 SHOWN = 8  # images on a sample sheet, or pairs
 MINUTE = 60.0  # seconds between two entries of a stage's time
 
@@ -252,7 +253,7 @@ class Kiln:
         vae, prompts = self.load_vae(), [captions[i] for i in choose(len(captions))]
 
         def sample(modules: nn.ModuleDict, step: int) -> None:
-            self.draw(name, step, InDomainPipeline(vae, modules["text_encoder"], tokenizer, modules["unet"], prior.new_sampler(scheduler)), prompts)
+            self.draw(name, step, InDomainPipeline(vae, modules["text_encoder"], tokenizer, modules["unet"], new_sampler(scheduler)), prompts)
 
         return sample
 
@@ -340,7 +341,7 @@ class Kiln:
 
         def sample(net: nn.Module, step: int) -> None:
             """Edges, and the prior's pictures along them."""
-            drawer = InDomainPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, prior.new_sampler(pipe.scheduler))
+            drawer = InDomainPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, new_sampler(pipe.scheduler))
             self.draw("controlnet", step, drawer, [captions[i] for i in shown], to_pil(pictures * 2 - 1), controls=[drawer.control(net, pictures)])
 
         net = controlnet.train(latents, edges, captions, pipe, self.cache / "controlnet", self.device, self.steps["controlnet"],

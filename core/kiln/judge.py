@@ -20,7 +20,7 @@ from .patterns import GROUNDED
 
 READ = ("class", "colour", "pattern", "hat", "glasses", "beard", "expression")  # fields of a view's record
 FRONT = ("glasses", "beard", "expression")  # of these, what can only be seen from the front
-WIDTHS = (24, 48, 96, 128)
+WIDTHS = (24, 48, 96, 160, 192)  # of stages down to 4 x 4: features there see the whole object, and not parts of it
 WEIGHTS = Path(__file__).parent / "weights" / "judge" / "model.safetensors"
 CONFIG = "config.json"  # beside the weights: {"heads": attribute -> values, "widths"}
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -33,11 +33,6 @@ def new_scheduler(prediction_type: str) -> DDPMScheduler:
     """
     return DDPMScheduler(beta_start=0.00085, beta_end=0.02, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False, steps_offset=1,
                          timestep_spacing="trailing", prediction_type=prediction_type)
-
-
-def new_sampler(scheduler: DDPMScheduler) -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ over the same noise schedule, for samples."""
-    return DPMSolverMultistepScheduler.from_config(scheduler.config, algorithm_type="dpmsolver++")
 
 
 def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, folder: Path,
