@@ -19,8 +19,7 @@ from core.errors import UserError
 from core.guidance import MultiGuidance
 from core.presets import wanted
 from core.sampling import denoise
-from core.terms import Term, velocity_schedule
-from core.zero123 import CCProjection, relative_pose
+from core.zero123 import CCProjection, guided, relative_pose
 
 from .cameras import Cameras
 
@@ -89,17 +88,12 @@ class Zero123:
         return self.vae.encode(images.to(self.clip_mean)).latent_dist.mode() * self.vae.config.scaling_factor
 
     def noise_predictor(self, condition: Condition, cameras: Cameras, guidance_scale: float = 3.0) -> MultiGuidance:
-        """The object of the reference picture, seen by B cameras: (z_t (B, C, h, w), t) -> eps.
-
-        guidance_scale is diffusers' w: eps_0 + w (eps - eps_0), eps_0 with a zero token and a zero picture, as it was trained.
-        """
+        """The object of the reference picture, seen by B cameras: (z_t (B, C, h, w), t) -> eps; see `guided`."""
         batch = len(cameras)
         pose = relative_pose(cameras, condition.camera).to(condition.embedding)
         with torch.no_grad():
             token = self.cc_projection(torch.cat([condition.embedding.expand(batch, -1), pose], -1))[:, None]  # (B, 1, d)
-        alphas = velocity_schedule(self.scheduler)
-        uncond = Term(self.unet, torch.zeros_like(token), None, alphas, torch.zeros_like(condition.latents))
-        return MultiGuidance(uncond, [Term(self.unet, token, guidance_scale, alphas, condition.latents)])
+        return guided(self.unet, self.scheduler, token, condition.latents, guidance_scale)
 
     @torch.no_grad()
     def sample(

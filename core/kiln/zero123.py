@@ -10,11 +10,9 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPVisionModelWithProjection
 
-from ..guidance import MultiGuidance
 from ..sampling import denoise
-from ..terms import Term, velocity_schedule
 from ..training.text_feature import denoising_loss
-from ..zero123 import CCProjection, relative_pose
+from ..zero123 import CCProjection, guided, relative_pose
 from .clip import WIDTH, small
 from .loop import digest, fit, make_fast
 from .renderer import View
@@ -59,11 +57,9 @@ def novel_views(modules: nn.ModuleDict, scheduler: DDPMScheduler, latents: torch
                 guidance_scale: float = 3.0, num_inference_steps: int = 20) -> torch.Tensor:
     """Scaled latents of objects from other cameras, of reference views' latents (B, C, h, w), embeddings (B, d) and relative poses (B, 4)."""
     token = modules["cc_projection"](torch.cat([embeds, pose], 1))[:, None]
-    image, alphas = latents / scaling_factor, velocity_schedule(scheduler)
-    guided = MultiGuidance(Term(modules["unet"], torch.zeros_like(token), None, alphas, torch.zeros_like(image)),
-                           [Term(modules["unet"], token, guidance_scale, alphas, image)])
     sampler = DDIMScheduler.from_config(scheduler.config)
-    return denoise(guided.for_sampler(sampler), sampler, torch.randn_like(latents), num_inference_steps)
+    predict = guided(modules["unet"], sampler, token, latents / scaling_factor, guidance_scale).for_sampler(sampler)
+    return denoise(predict, sampler, torch.randn_like(latents), num_inference_steps)
 
 
 def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prior: UNet2DConditionModel, scheduler: DDPMScheduler, scaling_factor: float,
