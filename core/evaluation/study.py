@@ -38,14 +38,13 @@ SHOWN = 10  # images of each task that the report shows
 class Counts:
     """How much of what.
 
-    steps, batch_size, snr_gamma, ema_decay: of every method's training, see `train_domain`. images: unconditional ones. per_prompt: of each
+    steps, batch_size, ema_decay: of every method's training, see `train_domain`. images: unconditional ones. per_prompt: of each
     text. edges: of held-out pictures. part: images in one cell. resamples: of the bootstrap. curve: shares of the training after which Fig. 2's
     curves have points, each of curve_per_prompt images a text. inference_steps: the sampler's, the preset's by default.
     """
 
     steps: int = 2750
     batch_size: int = 16
-    snr_gamma: float | None = None
     ema_decay: float = 0.999
     images: int = 2000
     per_prompt: int = 100
@@ -126,7 +125,7 @@ class Study:
     def train(self, world: World, methods: Sequence[str]) -> dict[str, dict[int, Contender]]:
         """method -> steps -> contender, the last of them the whole training's. All processes work on one training together."""
         c = self.counts
-        settings = {"batch_size": c.batch_size, "snr_gamma": c.snr_gamma, "ema_decay": c.ema_decay, "seed": c.seed}
+        settings = {"batch_size": c.batch_size, "ema_decay": c.ema_decay, "seed": c.seed}
         budget = {"world": world.digest, "prior": self.prior_weights, "steps": c.steps} | settings
         folder, result = self.out / "models" / f"{world.name}-{digest(budget)[:8]}", {}
         for method in methods:
