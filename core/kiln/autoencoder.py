@@ -84,7 +84,7 @@ def train(worlds: dict[str, Views], folder: Path, device: torch.device, steps: i
 
 def finish(vae: AutoencoderKL, worlds: dict[str, Views], folder: Path, device: torch.device, steps: int, made_from: str = "",
            quiet: bool = False) -> AutoencoderKL:
-    """The decoder alone learns on, latents unchanged, by squared error: what edges and sharp colours needed to begin with costs it accuracy in the end."""
+    """The decoder alone learns on, latents unchanged."""
     images = {world: torch.from_numpy(views.images) for world, views in worlds.items()}
     vae.train().requires_grad_(False)
     for part in (vae.decoder, vae.post_quant_conv):
@@ -92,8 +92,7 @@ def finish(vae: AutoencoderKL, worlds: dict[str, Views], folder: Path, device: t
     make_fast(device, steps, vae.encoder, vae.decoder)
 
     def loss(step):
-        x = mixed(images, True, FINISH, device)
-        return {"loss": F.mse_loss(vae.decode(vae.encode(x).latent_dist.mode()).sample, x)}
+        return losses(vae, mixed(images, True, FINISH, device))
 
     return fit(vae, loss, steps, 7e-4, folder, made_from=made_from, quiet=quiet)
 

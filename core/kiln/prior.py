@@ -41,7 +41,7 @@ def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextMode
     """Denoising loss on `latents` (N, C, 16, 16) with their captions; the text tower, begun as CLIP's, learns along where its weights may.
 
     All noise levels weigh alike. Min-SNR weighting leaves those below an SNR of 0.1, a third of all, 3% of the weight, and there it is decided what
-    stands where. Learned on without it, legs and handles came in 700 steps.
+    stands where.
     unet: new, or to learn on from. sample: as in `fit`. Returns {"unet", "text_encoder"}.
     """
     modules = nn.ModuleDict({"unet": unet.train(), "text_encoder": text_encoder}).to(device)
