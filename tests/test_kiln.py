@@ -10,13 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from scipy import sparse
 from scipy.spatial import cKDTree
 
 from core.conditions import load_controlnet
 from core.errors import UserError
-from core.kiln import autoencoder, controlnet, data, fire, glazes, judge, proportions, shapes, things
+from core.kiln import autoencoder, controlnet, data, fire, glazes, judge, loop, proportions, shapes, things
 from core.kiln.clip import new_tokenizer
 from core.kiln.loop import average, digest, fit
 from core.kiln.prior import new_scheduler
@@ -415,6 +416,28 @@ def test_a_layers_forward_pass_that_is_compiled_keeps_its_weights_names_and_is_c
     model.compile(backend="eager")
     copy = torch.optim.swa_utils.AveragedModel(model).module
     assert list(model.state_dict()) == names and torch.equal(copy(x := torch.randn(1, 3, 8, 8)), model(x))
+
+
+def test_only_long_trainings_on_a_cpu_that_multiplies_bf16_are_compiled(monkeypatch):
+    compiled, cpu = [], torch.device("cpu")
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    monkeypatch.setattr(loop.shutil, "which", lambda name: f"/usr/bin/{name}")
+    unet = tiny_pipeline().unet
+    for bf16, steps in ((False, 40000), (True, 10)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda bf16=bf16: bf16)
+        loop.make_fast(cpu, steps, unet)
+        assert not loop.gains(cpu, steps) and not compiled
+    loop.make_fast(cpu, 40000, unet)
+    assert loop.gains(cpu, 40000) and compiled == [unet] and {type(each) for each in unet.attn_processors.values()} == {AttnProcessor}
+    assert next(p for p in unet.parameters() if p.dim() == 4).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_feature_of_the_judge_sees_the_whole_object():
+    net = judge.Judge({"class": ("vase", "bowl")}).eval()
+    x = torch.rand(1, 3, 128, 128, requires_grad=True)
+    net.body(x)[0, :, 2, 2].sum().backward()
+    seen = x.grad.abs().sum((0, 1)) > 0
+    assert seen.any(0).all() and seen.any(1).all()
 
 
 def test_a_controlnet_learns_to_draw_along_the_edges_and_leaves_the_prior_as_it_is(monkeypatch, tmp_path):

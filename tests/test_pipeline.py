@@ -53,6 +53,12 @@ def test_an_image_does_not_depend_on_what_else_is_in_its_batch(pipe):
     assert (together[1] - alone[0]).abs().max() <= 1e-4 and (together[0] - alone[0]).abs().max() > 1e-3
 
 
+def test_the_steps_draw_noise_of_their_own_by_the_images_generator(prior):
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    sample = lambda seed: draw(prior, "a vase", seeds(seed), latents=noise)
+    assert torch.equal(sample(1), sample(1)) and (sample(1) - sample(2)).abs().max() > 1e-3
+
+
 def test_unconditional_sampling_in_a_domain_is_the_null_text_unet_alone(pipe, prior):
     called = []
     pipe.unet.register_forward_hook(lambda *_: called.append(1))
