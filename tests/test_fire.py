@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from core.conditions import canny
 from core.domains import find_domain
 from core.errors import UserError
-from core.kiln import autoencoder, budget, data, fire
+from core.kiln import autoencoder, budget, data, fire, records
 from core.kiln.judge import Judge
 from core.pipeline import InDomainPipeline
 from core.presets import PRESETS
@@ -250,7 +250,7 @@ def test_a_stages_time_adds_up_over_kills_and_begins_anew_with_other_data(untouc
     shutil.copytree(kiln.cache, tmp_path / "cache")
     other, file = fire.Kiln(tmp_path / "cache", "cpu", scale=1e-6, quiet=True, weights=tmp_path / "weights"), tmp_path / "cache" / "stages" / "clip.json"
     (machine, before), = json.loads(file.read_text())["seconds"].items()
-    monkeypatch.setattr(fire, "MINUTE", 0.05)
+    monkeypatch.setattr(records, "MINUTE", 0.05)
 
     def killed(self):
         time.sleep(0.3)

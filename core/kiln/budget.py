@@ -44,9 +44,8 @@ def share_inputs(kiln: Kiln, variant: Kiln) -> None:
 
 def cost(kiln: Kiln, stage: str) -> dict[str, object]:
     """steps, minutes and MiB of a stage's model."""
-    seconds = json.loads((kiln.cache / "stages" / f"{stage}.json").read_text())["seconds"]
     part = {"autoencoder": "prior/vae", "prior": "prior/unet"}[stage]
-    return {"steps": kiln.steps[stage], "minutes": round(sum(seconds.values()) / 60, 1), "MiB": kiln.sizes()[part]}
+    return {"steps": kiln.steps[stage], "minutes": round(kiln.record(stage).seconds / 60, 1), "MiB": kiln.sizes()[part]}
 
 
 def measures(kiln: Kiln, stage: str) -> dict[str, float]:

@@ -1,15 +1,11 @@
 """Firing the kiln: the stages from nothing to the weights that ship with the package."""
 
-import hashlib
 import inspect
 import json
 import logging
 import os
 import shutil
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,15 +27,15 @@ from ..sampling import new_sampler
 from . import autoencoder, clip, controlnet, judge, prior, zero123
 from .data import DOMAINS, WORLDS, Views, composite, identity, load_records, load_views, origin, render_world, write_pictures
 from .loop import digest
+from .records import Record, digest_files, has_changed
 
 logger = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parent / "weights"
 CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")) / "kiln"
 OBJECTS = dict.fromkeys(DOMAINS, (1200, 3, 0)) | {"toon": (720, 3, 0), "base": (20160, 2, 1)}  # objects, photo views, wide views
-STEPS = {"autoencoder": 5000, "decoder": 3000, "clip": 600, "prior": 40000, "toon": 1200, "zero123": 7000, "controlnet": 2000,
-         "judge": 5000} | dict.fromkeys(DOMAINS, 3000)
+STEPS = {"autoencoder": 5000, "decoder": 3000, "clip": 600, "prior": 28000, "toon": 1200, "zero123": 5000, "controlnet": 2000,
+         "judge": 5000} | dict.fromkeys(DOMAINS, 2000)
 SHOWN = 8  # images on a sample sheet, or pairs
-MINUTE = 60.0  # seconds between two entries of a stage's time
 
 
 @dataclass(frozen=True)
@@ -74,25 +70,6 @@ STAGES = {
 }
 
 
-def has_changed(mark: Path, made_from: str) -> bool:
-    """Whether what a file marks was made from something else, or not at all."""
-    return not mark.exists() or mark.read_text() != made_from
-
-
-def digest_files(folders: Sequence[Path]) -> str:
-    """A short hash of models: their weights and configurations, but not where these were loaded from; "" where a folder is missing."""
-    whole = hashlib.sha256()
-    for folder in folders:
-        if not folder.is_dir():
-            return ""
-        for file in sorted(file for file in folder.rglob("*") if file.suffix in (".json", ".safetensors")):
-            content = file.read_bytes()
-            if file.suffix == ".json":
-                content = json.dumps({key: value for key, value in json.loads(content).items() if not key.startswith("_")}).encode()
-            whole.update(str(file.relative_to(folder)).encode() + content)
-    return whole.hexdigest()[:16]
-
-
 def choose(count: int) -> list[int]:
     """Which of so many to show on a sample sheet: the same ones each time, and of any class, as even steps through classes that come in turn are not."""
     return sorted(np.random.default_rng(0).permutation(count)[:SHOWN].tolist())
@@ -113,20 +90,22 @@ class Kiln:
         CACHE/stages/STAGE.json says that, and the seconds that the stage took, by device. Raises UserError where another must come first.
         """
         self.check_order(stage)
-        file = self.cache / "stages" / f"{stage}.json"
-        record, now = json.loads(file.read_text()) if file.exists() else {}, self.depends(stage)
-        if record.get("made") and all(record[key] == value for key, value in now.items()) and record["made"] == self.made(stage):
+        record, now = self.record(stage), self.depends(stage)
+        if record.is_finished(now, self.made(stage)):
             logger.info("%s is finished", stage)
             return
-        same = record.get("inputs") == now["inputs"]
-        if stage in DOMAINS and not same:
+        if stage in DOMAINS and not record.is_of(now, "inputs"):
             shutil.rmtree(self.cache / stage, ignore_errors=True)  # before the record says otherwise: killed in between, it starts anew again
-        record = now | {"made": None, "seconds": record["seconds"] if same else {}}
+        record.begin(now)
         fire = partial(self.domain, stage) if stage in DOMAINS else getattr(self, stage)
-        with self.clock(record, file):
+        machine = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{os.cpu_count()} CPU cores"
+        with record.clock(machine):
             fire()
-            record["made"] = self.made(stage)
-        logger.info("%s took %.0f s in all", stage, sum(record["seconds"].values()))
+            record.finish(self.made(stage))
+        logger.info("%s took %.0f s in all", stage, record.seconds)
+
+    def record(self, stage: str) -> Record:
+        return Record(self.cache / "stages" / f"{stage}.json")
 
     def check_order(self, stage: str) -> None:
         """Raises UserError where a model that a stage starts from has not been made."""
@@ -151,31 +130,6 @@ class Kiln:
         if stage == "data":
             return digest({w: identity(folder) if any((folder := self.renders / w).glob("shard-*.json")) else "" for w in OBJECTS})
         return digest_files([self.weights / name for name in STAGES[stage].writes])
-
-    @contextmanager
-    def clock(self, record: dict, file: Path) -> Iterator[None]:
-        """Add the seconds spent inside to a record and write it, every minute and at the end: those of a killed run count too."""
-        machine = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{os.cpu_count()} CPU cores"
-        before, start, done = record["seconds"].get(machine, 0.0), time.monotonic(), threading.Event()
-        file.parent.mkdir(parents=True, exist_ok=True)
-
-        def write() -> None:
-            record["seconds"][machine] = round(before + time.monotonic() - start, 1)
-            write_atomically(json.dumps(record, indent=1), file)
-
-        def write_every_minute() -> None:
-            while not done.wait(MINUTE):
-                write()
-
-        write()
-        thread = threading.Thread(target=write_every_minute, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-            write()
 
     def sizes(self) -> dict[str, float]:
         """MiB of each model, and of all together."""
