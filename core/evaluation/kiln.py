@@ -42,17 +42,20 @@ SAMPLINGS = {  # what a call in a domain may be given, beside the preset's weigh
 }
 
 
-def generate(pipe: InDomainPipeline, prompts: list[str | None], num_inference_steps: int = 15, batch_size: int = 50, seed: int = 0, quiet: bool = False,
-             controls: Callable[[slice], Sequence[Control]] = lambda rows: (), guidance_every: int = 1, **scales) -> torch.Tensor:
-    """One image a prompt, image i from seed + i: (N, 3, H, W) in [-1, 1]. Prompts are all texts or all None. controls: those of a slice."""
+def generate(pipe: InDomainPipeline, prompts: list[str | None], batch_size: int = 50, seed: int = 0, quiet: bool = False,
+             controls: Callable[[slice], Sequence[Control]] = lambda rows: (), **settings) -> torch.Tensor:
+    """One image a prompt, image i from seed + i: (N, 3, H, W) in [-1, 1]. Prompts are all texts or all None. controls: those of a slice.
+
+    settings: of the pipeline's call, the preset's by default.
+    """
     pipe.set_progress_bar_config(disable=True)
     images = []
     for i in tqdm(range(0, len(prompts), batch_size), "sampling", disable=quiet):
         chunk = prompts[i : i + batch_size]
         generators = [torch.Generator().manual_seed(seed + i + k) for k in range(len(chunk))]
         text = {"prompt": chunk} if chunk[0] is not None else {"prompt": None, "num_images_per_prompt": len(chunk)}
-        given = {"controls": controls(slice(i, i + len(chunk))), "generator": generators, "num_inference_steps": num_inference_steps, "output_type": "pt"}
-        images.append(pipe(**text, **given, guidance_every=guidance_every, **scales).images * 2 - 1)
+        given = {"controls": controls(slice(i, i + len(chunk))), "generator": generators, "output_type": "pt"}
+        images.append(pipe(**text, **given, **settings).images * 2 - 1)
     return torch.cat(images).float().cpu()
 
 
@@ -182,7 +185,7 @@ def sampling_costs(data: Path, domain: str = "porcelain", count: int = 1000, qui
     prompts = spread([with_article(name) for name in domain_classes(domain, critic.vocabulary)], count)
     result = {}
     for name, settings in SAMPLINGS.items():
-        images = generate(pipe, prompts, quiet=quiet, **{"num_inference_steps": pipe.config.num_inference_steps} | settings)
+        images = generate(pipe, prompts, quiet=quiet, **settings)
         result[name] = {"cost": sampling_ratio(pipe, settings, batch=4, repeats=5, quiet=quiet), "fid": fid(critic, real, images),
                         "class": named(critic, images, prompts)["class"]}
     return result
