@@ -31,7 +31,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="the run to judge, for `run`")
     parser.add_argument("--domain", action="append", default=[], help="for `domain`, `control` and `costs`, porcelain by default; for `domain` and "
                         "tables several may be given, for tables all that ship by default; `run` takes the run's own")
-    parser.add_argument("--images", type=int, help="samples for FID (default: 2000; 1000 of each setting for `costs`), objects for `zero123` (200)")
+    parser.add_argument("--images", type=int, help="samples for FID (default: 2000; 1000 of each setting for `costs`), objects for `zero123` (200), "
+                        "held-out pictures for `control` (200)")
     parser.add_argument("--seeds", type=int, default=25, help="seeds of each of 40 prompts for `prior` and `toon` (default: 25)")
     parser.add_argument("--quiet", action="store_true")
     tables = parser.add_argument_group("tables")
@@ -96,7 +97,7 @@ def print_figures(names: list[str], args: argparse.Namespace) -> None:
         "zero123": lambda: novel_view_quality(Zero123.from_pretrained(PRESETS["kiln"].zero123, vae=PRESETS["kiln"].prior), data, args.images or 200,
                                               quiet=args.quiet),
         "domain": lambda: {name: kiln.domain_fidelity(data, name, args.images or 2000, args.quiet) for name in domains},
-        "control": lambda: kiln.control_agreement(data, domain, args.quiet),
+        "control": lambda: kiln.control_agreement(data, domain, args.images or 200, args.quiet),
         "costs": lambda: kiln.sampling_costs(data, domain, args.images or 1000, args.quiet),
         "run": lambda: kiln.run_quality(args.folder, data, Path(run_domain).name) | facts(args.folder / "mesh.glb"),
     }

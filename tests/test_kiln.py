@@ -471,6 +471,11 @@ def discs(*centres):
     return np.uint8(np.where(masks, [90, 90, 90, 255], [255, 0, 0, 0]))
 
 
+def test_some_of_the_views_are_from_all_over_them():
+    views = data.Views(np.arange(9), list(range(9)))
+    assert views.some(3).records == [0, 4, 8] and views.some(20).records == views.records and (views.some(3).images == [0, 4, 8]).all()
+
+
 def test_views_have_the_edges_that_a_users_picture_of_them_has():
     view = discs(32)[0]
     picture = np.uint8((data.composite(view) + 1) * 127.5 + 0.5)

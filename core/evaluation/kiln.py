@@ -203,12 +203,12 @@ def edge_agreement(pipe: InDomainPipeline, net: ControlNetModel, views: Views, q
     return result
 
 
-def control_agreement(data: Path, domain: str = "porcelain", quiet: bool = False) -> dict[str, dict[str, float]]:
-    """The prior along the edges of held-out base views, the domain along those of its own held-out views."""
+def control_agreement(data: Path, domain: str = "porcelain", count: int = 200, quiet: bool = False) -> dict[str, dict[str, float]]:
+    """The prior along the edges of at most so many held-out base views, the domain along those of its own held-out views."""
     result = {}
     for name, world, given in (("prior", "base", None), (domain, domain, domain)):
         pipe = InDomainPipeline.from_pretrained("kiln", domain=given)
-        views = load_views(data / world, "test").where(lambda r: r["photo"])
+        views = load_views(data / world, "test").where(lambda r: r["photo"]).some(count)
         result[name] = edge_agreement(pipe, load_controlnet("kiln", pipe.unet), views, quiet)
     return result
 

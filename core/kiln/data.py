@@ -69,6 +69,11 @@ class Views:
         index = [i for i, r in enumerate(self.records) if keep(r)]
         return Views(self.images[index], [self.records[i] for i in index])
 
+    def some(self, count: int) -> "Views":
+        """At most so many, from all over them."""
+        index = np.linspace(0, len(self.records) - 1, min(count, len(self.records))).astype(int)
+        return Views(self.images[index], [self.records[i] for i in index])
+
 
 def class_of(world: str, index: int) -> str:
     """An object's class. Those held out and those learned from go through the classes in turn, each by themselves, so that neither misses one."""
