@@ -29,14 +29,14 @@ def made_up_views(folder, world, objects=data.HELD_OUT_EVERY + 1):
     """One shard without a renderer: coloured discs."""
     y, x = np.mgrid[:128, :128]
     disc = ((x - 64) ** 2 + (y - 64) ** 2 < 50**2)[..., None]
-    records, images = [], []
+    described, images = [], []
     for index in range(objects):
         form, surface, rng = data.make_object(world, index)
         for k, view in enumerate(data.cameras(rng, 1, 1)):
             images.append(np.concatenate([disc * rng.integers(0, 255, 3), disc * 255], -1).astype(np.uint8))
-            records.append(data.describe(index, form, surface, view, k < 1))
+            described.append(data.describe(index, form, surface, view, k < 1))
     folder.mkdir(parents=True)
-    data.save_shard(folder / "shard-0000", np.stack(images), records, data.origin(world, 1, 1, objects, 0))
+    data.save_shard(folder / "shard-0000", np.stack(images), described, data.origin(world, 1, 1, objects, 0))
 
 
 def repaint(folder, change):
@@ -266,6 +266,26 @@ def test_a_stages_time_adds_up_over_kills_and_begins_anew_with_other_data(untouc
     with pytest.raises(SystemError):
         other.run("clip")
     assert copy[1]["seconds"][machine] < before
+
+
+@pytest.mark.parametrize("stage", ["data", "clip"])
+def test_a_stage_that_is_not_finished_starts_again_whatever_is_left_of_it(untouched, tmp_path, monkeypatch, stage):
+    kiln, _ = untouched
+    shutil.copytree(kiln.cache, tmp_path / "cache")
+    shutil.copytree(kiln.weights, tmp_path / "weights")
+    (tmp_path / "weights" / "clip" / "config.json").write_text("{")  # as a kill while it was written leaves it
+    for shard in (tmp_path / "cache" / "data").rglob("shard-*.json"):
+        shard.write_text("[]")  # as the renders of an older version are
+    file = tmp_path / "cache" / "stages" / "clip.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"made": None}))
+    monkeypatch.setattr(fire.Kiln, "depends", lambda self, stage: {"inputs": "new", "steps": None, "code": ""})
+
+    def begun(self):
+        raise SystemError
+
+    monkeypatch.setattr(fire.Kiln, stage, begun)
+    with pytest.raises(SystemError):
+        fire.Kiln(tmp_path / "cache", "cpu", scale=1e-6, quiet=True, weights=tmp_path / "weights").run(stage)
 
 
 def test_losses_curves_and_samples_are_written_as_it_goes(kiln):

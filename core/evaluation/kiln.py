@@ -204,7 +204,7 @@ def edge_agreement(pipe: InDomainPipeline, net: ControlNetModel, views: Views, q
 
 
 def control_agreement(data: Path, domain: str = "porcelain", count: int = 200, quiet: bool = False) -> dict[str, dict[str, float]]:
-    """The prior along the edges of at most so many held-out base views, the domain along those of its own held-out views."""
+    """The prior along the edges of held-out base views, the domain along those of its own; of at most `count` views each."""
     result = {}
     for name, world, given in (("prior", "base", None), (domain, domain, domain)):
         pipe = InDomainPipeline.from_pretrained("kiln", domain=given)

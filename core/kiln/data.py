@@ -70,8 +70,8 @@ class Views:
         return Views(self.images[index], [self.records[i] for i in index])
 
     def some(self, count: int) -> "Views":
-        """At most so many, from all over them."""
-        index = np.linspace(0, len(self.records) - 1, min(count, len(self.records))).astype(int)
+        """At most so many, the same ones each time, and of any class, as even steps through classes that come in turn are not."""
+        index = np.sort(np.random.default_rng(0).permutation(len(self.records))[:count])
         return Views(self.images[index], [self.records[i] for i in index])
 
 

@@ -91,7 +91,7 @@ class Kiln:
         """
         self.check_order(stage)
         record, now = self.record(stage), self.depends(stage)
-        if record.is_finished(now, self.made(stage)):
+        if record.is_finished(now, partial(self.made, stage)):
             logger.info("%s is finished", stage)
             return
         if stage in DOMAINS and not record.is_of(now, "inputs"):

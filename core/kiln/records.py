@@ -4,7 +4,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,13 +42,16 @@ class Record:
         """Whether the stage was begun with what there is now: all of it, or `keys`."""
         return all(self.entries.get(key) == now[key] for key in keys or now)
 
-    def is_finished(self, now: dict, made: str) -> bool:
-        """Whether the stage was made from what there is now, and `made`, what is there of it, is what it left."""
-        return bool(made) and self.entries.get("made") == made and self.is_of(now)
+    def is_finished(self, now: dict, made: Callable[[], str]) -> bool:
+        """Whether the stage was made from what there is now, and what is there of it, which `made` tells, is what it left.
+
+        An unfinished or outdated stage is not looked into: what a kill has left of it may not be readable.
+        """
+        return bool(self.entries.get("made")) and self.is_of(now) and self.entries["made"] == made()
 
     def begin(self, now: dict) -> None:
         """With the seconds of an earlier run from the same inputs: those were spent on the same."""
-        self.entries = now | {"made": None, "seconds": self.entries["seconds"] if self.is_of(now, "inputs") else {}}
+        self.entries = now | {"made": None, "seconds": self.entries.get("seconds", {}) if self.is_of(now, "inputs") else {}}
 
     def finish(self, made: str) -> None:
         self.entries["made"] = made
