@@ -319,10 +319,12 @@ def test_the_kiln_loads_and_folds_exactly(kiln_weights, domain):
     with torch.no_grad():
         assert (folded(z_t, t).sample - pipe.unet(z_t, t, feature.expand(2, -1, -1)).sample).abs().max() <= 1e-5
         if domain is not None:
-            eps_d = pipe.domain_unet(z_t, t).sample
-            assert 0.1 < eps_d.norm() / pipe.unet(z_t, t, pipe.encode_prompt(["a vase"] * 2)).sample.norm() < 10
-            assert torch.equal(pipe.noise_predictor(None, batch=2, domain_scale=1.0)(z_t, t), eps_d)
-            assert (eps_d - folded(z_t, t).sample).norm() > 1
+            v_d = pipe.domain_unet(z_t, t).sample
+            alpha = pipe.scheduler.alphas_cumprod[t][:, None, None, None]
+            assert pipe.scheduler.config.prediction_type == "v_prediction"
+            assert 0.1 < v_d.norm() / pipe.unet(z_t, t, pipe.encode_prompt(["a vase"] * 2)).sample.norm() < 10
+            assert torch.allclose(pipe.noise_predictor(None, batch=2, domain_scale=1.0)(z_t, t), alpha.sqrt() * v_d + (1 - alpha).sqrt() * z_t, atol=1e-5)
+            assert (v_d - folded(z_t, t).sample).norm() > 1
 
 
 @pytest.mark.parametrize("stop, raised", [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "No space left on device"), UserError)])
