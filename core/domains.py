@@ -145,6 +145,6 @@ How it was trained is in `domain.json`.
 from core import InDomainPipeline
 
 pipe = InDomainPipeline.from_pretrained("{domain.prior}", domain="{domain.name}")  # or this folder, or this repository
-pipe(None).images  # or a prompt's
+pipe(None).images  # anything in the domain
 ```
 """

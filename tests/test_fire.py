@@ -301,6 +301,11 @@ def test_sizes_are_those_of_all_that_ships(kiln):
     assert sizes["all"] == pytest.approx(sum(files) / 2**20, abs=0.1) and {"toon", "prior/vae", "judge"} <= sizes.keys()
 
 
+def test_no_configuration_says_where_the_firing_was(kiln):
+    configurations = list(kiln.weights.rglob("config.json"))
+    assert len(configurations) >= 9 and not [file for file in configurations if json.loads(file.read_text()).get("_name_or_path")]
+
+
 def test_weights_are_half_precision_safetensors(kiln):
     files = list(kiln.weights.rglob("*.safetensors"))
     assert len(files) >= 9 and not list(kiln.weights.rglob("*.bin"))

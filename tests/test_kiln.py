@@ -299,8 +299,8 @@ def test_samples_begin_at_the_noisiest_level_which_hides_what_is_under_it():
 
 
 def test_sample_sheets_show_classes_that_come_in_turn_and_the_same_views_each_time():
-    rows = fire.choose(38304)
-    assert rows == fire.choose(38304) and len({row // 2 % len(CLASSES) for row in rows}) > fire.SHOWN / 2 and fire.choose(3) == [0, 1, 2]
+    rows = data.choose(38304, fire.SHOWN)
+    assert rows == data.choose(38304, fire.SHOWN) and len({row // 2 % len(CLASSES) for row in rows}) > fire.SHOWN / 2 and data.choose(3, 8) == [0, 1, 2]
 
 
 def test_a_training_begun_on_other_data_or_models_starts_anew(tmp_path):
@@ -471,10 +471,9 @@ def discs(*centres):
     return np.uint8(np.where(masks, [90, 90, 90, 255], [255, 0, 0, 0]))
 
 
-def test_some_of_the_views_are_the_same_ones_each_time_and_miss_no_class_by_their_step():
-    views = data.Views(np.arange(200), [index % 10 for index in range(200)])
-    assert len(set(views.some(20).records)) > 5 and views.some(20).records == views.some(20).records == (views.some(20).images % 10).tolist()
-    assert views.some(300).records == views.records
+def test_some_of_the_views_keep_their_records():
+    views = data.Views(np.arange(200), list(range(200)))
+    assert len(views.some(20).records) == 20 and views.some(20).records == views.some(20).images.tolist()
 
 
 def test_views_have_the_edges_that_a_users_picture_of_them_has():

@@ -70,9 +70,14 @@ class Views:
         return Views(self.images[index], [self.records[i] for i in index])
 
     def some(self, count: int) -> "Views":
-        """At most so many, the same ones each time, and of any class, as even steps through classes that come in turn are not."""
-        index = np.sort(np.random.default_rng(0).permutation(len(self.records))[:count])
+        """At most so many."""
+        index = choose(len(self.records), count)
         return Views(self.images[index], [self.records[i] for i in index])
+
+
+def choose(total: int, count: int) -> list[int]:
+    """At most `count` of so many: the same ones each time, and of any class, as even steps through classes that come in turn are not."""
+    return sorted(np.random.default_rng(0).permutation(total)[:count].tolist())
 
 
 def class_of(world: str, index: int) -> str:

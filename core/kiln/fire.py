@@ -25,9 +25,9 @@ from ..images import contact_sheet, to_pil
 from ..pipeline import InDomainPipeline
 from ..sampling import new_sampler
 from . import autoencoder, clip, controlnet, judge, prior, zero123
-from .data import DOMAINS, WORLDS, Views, composite, identity, load_records, load_views, origin, render_world, write_pictures
+from .data import DOMAINS, WORLDS, Views, choose, composite, identity, load_records, load_views, origin, render_world, write_pictures
 from .loop import digest
-from .records import Record, digest_files, has_changed
+from .records import Record, digest_files, forget_places, has_changed
 
 logger = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parent / "weights"
@@ -70,11 +70,6 @@ STAGES = {
 }
 
 
-def choose(count: int) -> list[int]:
-    """Which of so many to show on a sample sheet: the same ones each time, and of any class, as even steps through classes that come in turn are not."""
-    return sorted(np.random.default_rng(0).permutation(count)[:SHOWN].tolist())
-
-
 class Kiln:
     """A stage reads what earlier stages left in `data`, `cache` and `weights`, trains, and writes its part of `weights`. data: CACHE/data by default."""
 
@@ -101,6 +96,7 @@ class Kiln:
         machine = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{os.cpu_count()} CPU cores"
         with record.clock(machine):
             fire()
+            forget_places(self.weights)
             record.finish(self.made(stage))
         logger.info("%s took %.0f s in all", stage, record.seconds)
 
@@ -204,7 +200,7 @@ class Kiln:
 
     def sheet(self, name: str, captions: Sequence[str], tokenizer: CLIPTokenizer, scheduler: DDPMScheduler):
         """For `fit`: pictures of a prior in training, of captions from all over the world."""
-        vae, prompts = self.load_vae(), [captions[i] for i in choose(len(captions))]
+        vae, prompts = self.load_vae(), [captions[i] for i in choose(len(captions), SHOWN)]
 
         def sample(modules: nn.ModuleDict, step: int) -> None:
             self.draw(name, step, InDomainPipeline(vae, modules["text_encoder"], tokenizer, modules["unet"], new_sampler(scheduler)), prompts)
@@ -265,7 +261,7 @@ class Kiln:
         embeds = zero123.embed_images(vision, images, self.device)
         reference, target = zero123.pairs(records)
         shown = (reference != target).nonzero()[:, 0]
-        reference, target = (rows[shown[choose(len(shown))]] for rows in (reference, target))
+        reference, target = (rows[shown[choose(len(shown), SHOWN)]] for rows in (reference, target))
         given = to_pil(torch.from_numpy(composite(images[torch.cat([reference, target])])).permute(0, 3, 1, 2))
         pose = zero123.pose_of(records, target, reference).to(self.device)
 
@@ -290,7 +286,7 @@ class Kiln:
         images = self.views("base").images
         edges = controlnet.edge_maps(Image.fromarray(images[i]) for i in rows)
         del images
-        pipe, shown = self.load_prior(), choose(len(rows))
+        pipe, shown = self.load_prior(), choose(len(rows), SHOWN)
         pictures = controlnet.as_picture(edges[shown])
 
         def sample(net: nn.Module, step: int) -> None:

@@ -32,6 +32,14 @@ def digest_files(folders: Sequence[Path]) -> str:
     return whole.hexdigest()[:16]
 
 
+def forget_places(weights: Path) -> None:
+    """Drop from the configurations of all models below a folder where their firing loaded them from: that is a path of the machine's."""
+    for file in weights.rglob("config.json"):
+        config = json.loads(file.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            write_atomically(json.dumps(config, indent=2) + "\n", file)
+
+
 class Record:
     """A stage's file: "inputs", "steps" and "code", which it depends on; "made", None until it is finished; "seconds", by machine."""
 
