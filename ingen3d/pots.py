@@ -20,7 +20,7 @@ from core.evaluation import features, kiln
 from core.evaluation.cells import Cell
 from core.images import contact_sheet, to_pil
 from core.kiln import fire, glazes, judge, renderer, shapes
-from core.kiln.data import WORLDS, load_views, make_object
+from core.kiln.data import WORLDS, load_views, make_object, on_white
 from core.presets import find_preset
 
 from .cameras import orbit
@@ -175,7 +175,7 @@ class Pots:
             parts, surface = self.true_pot(name, seed)
             ring = orbit(VIEWS, fovy_deg=renderer.FOV_DEG, **camera)
             views = [renderer.View(*map(float, each)) for each in zip(ring.elevation_deg, ring.azimuth_deg, ring.distance)]
-            return self.judge_views(judge.to_tensor(torch.from_numpy(renderer.render(parts, surface, views, 128))), name, folder)
+            return self.judge_views(on_white(torch.from_numpy(renderer.render(parts, surface, views, 128))), name, folder)
 
         depends = {"renders": models_fingerprint(self.renders, self.preset.judge), "views": VIEWS, **camera}
         return Cell(f"table3d {self.domain.name} true {name} {seed}", depends, make)

@@ -14,7 +14,7 @@ from ..conditions import load_controlnet
 from ..errors import UserError
 from ..images import to_pil, to_tensor
 from ..kiln import autoencoder, controlnet, judge
-from ..kiln.data import WORLDS, Views, load_views
+from ..kiln.data import WORLDS, Views, load_views, on_white
 from ..kiln.glazes import contrasting, with_article
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
@@ -214,7 +214,7 @@ def control_agreement(data: Path, domain: str = "porcelain", count: int = 200, q
 
 
 def views_tensor(views: Views) -> torch.Tensor:
-    return torch.cat([judge.to_tensor(torch.from_numpy(views.images[i : i + 256])) for i in range(0, len(views.images), 256)])
+    return torch.cat([on_white(torch.from_numpy(views.images[i : i + 256])) for i in range(0, len(views.images), 256)])
 
 
 def turntable_views(folder: Path, stage: str) -> torch.Tensor:

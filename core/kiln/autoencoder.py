@@ -9,12 +9,12 @@ from diffusers import AutoencoderKL
 from tqdm import tqdm
 
 from ..images import contact_sheet, to_pil
-from .data import Views, composite
+from .data import Views, on_white
 from .loop import fit, make_fast
 
 LATENT_CHANNELS = 16  # blue-and-white ware of a narrower world kept 24.3 dB with 4 and 26.1 dB with 8: its lines are what is hard
 KL_WEIGHT = 1e-5  # per latent dimension; 1e-2 ruins it
-BATCH = {"base": 3, "porcelain": 3}  # whole views of a world a step, of others 1: porcelain's fine lines are what is hard
+BATCH = {"base": 3, "porcelain": 3}  # whole views of a world a step, of others 1: porcelain's fine lines are what is hard; on a GPU times as many
 FINISH = {"porcelain": 3}  # and while the decoder learns alone, as they are what it still blurs
 FULL_SIZE = 0.7  # the share of training after which whole 128 px images take the place of crops
 
@@ -30,12 +30,13 @@ def new_autoencoder(latent_channels: int = LATENT_CHANNELS) -> AutoencoderKL:
     return vae
 
 
-def batch(images: torch.Tensor, whole: bool, size: int, device) -> torch.Tensor:
+def batch(images: torch.Tensor, whole: bool, size: int) -> torch.Tensor:
     """Random views on white or (half of them) random backgrounds, flipped at random: (B, 3, 64 or 128, 64 or 128).
 
     Without `whole`, one half is 64 px crops (detail) and the other whole images at 64 px (shape): four times as many.
     """
-    rgba = images[torch.randint(len(images), (size if whole else 4 * size,))].to(device).permute(0, 3, 1, 2).float() / 255
+    device = images.device
+    rgba = images[torch.randint(len(images), (size if whole else 4 * size,)).to(device)].permute(0, 3, 1, 2).float() / 255
     background = torch.where(torch.rand(len(rgba), 1, 1, 1) < 0.5, torch.rand(len(rgba), 3, 1, 1), 1.0).to(device)
     x = (rgba[:, :3] * rgba[:, 3:] + background * (1 - rgba[:, 3:])) * 2 - 1
     x = torch.where(torch.rand(len(x), 1, 1, 1, device=device) < 0.5, x.flip(-1), x)
@@ -61,45 +62,45 @@ def losses(vae: AutoencoderKL, x: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"loss": mse + 0.05 * F.l1_loss(y, x) + 0.1 * edges + KL_WEIGHT * kl, "mse": mse.detach(), "kl": kl.detach()}
 
 
-def train(worlds: dict[str, Views], folder: Path, device: torch.device, steps: int, latent_channels: int = LATENT_CHANNELS, made_from: str = "",
-          quiet: bool = False) -> AutoencoderKL:
-    """Views of all worlds, by name: the autoencoder is a camera, not a model of any. made_from: tells them from others."""
+def train(worlds: dict[str, Views], folder: Path, device: torch.device, steps: int, latent_channels: int = LATENT_CHANNELS, times: int = 1,
+          made_from: str = "", quiet: bool = False) -> AutoencoderKL:
+    """Views of all worlds, by name: the autoencoder is a camera, not a model of any. times: BATCH. made_from: tells them from others."""
     torch.manual_seed(0)
     vae = new_autoencoder(latent_channels).to(device)
     make_fast(device, steps, vae.encoder, vae.decoder)
-    images = {world: torch.from_numpy(views.images) for world, views in worlds.items()}
+    images = {world: torch.from_numpy(views.images).to(device) for world, views in worlds.items()}
 
     def loss(step):
-        return losses(vae, mixed(images, step >= FULL_SIZE * steps, BATCH, device))
+        return losses(vae, mixed(images, step >= FULL_SIZE * steps, BATCH, times))
 
-    test = np.concatenate([x[np.linspace(0, len(x) - 1, 3).astype(int)] for x in images.values()])
+    test = np.concatenate([views.images[np.linspace(0, len(views.images) - 1, 3).astype(int)] for views in worlds.values()])
 
     def sample(model, step):
-        x = torch.from_numpy(composite(test)).permute(0, 3, 1, 2).to(device)
+        x = on_white(torch.from_numpy(test).to(device))
         y = model.decode(model.encode(x).latent_dist.mode()).sample
         contact_sheet([*to_pil(x), *to_pil(y)], columns=len(test)).save(folder / f"sample-{step:06d}.png")
 
     return fit(vae, loss, steps, 1.5e-3, folder, made_from=made_from, sample=sample, sample_every=500, quiet=quiet)
 
 
-def finish(vae: AutoencoderKL, worlds: dict[str, Views], folder: Path, device: torch.device, steps: int, made_from: str = "",
+def finish(vae: AutoencoderKL, worlds: dict[str, Views], folder: Path, device: torch.device, steps: int, times: int = 1, made_from: str = "",
            quiet: bool = False) -> AutoencoderKL:
     """The decoder alone learns on, latents unchanged."""
-    images = {world: torch.from_numpy(views.images) for world, views in worlds.items()}
+    images = {world: torch.from_numpy(views.images).to(device) for world, views in worlds.items()}
     vae.train().requires_grad_(False)
     for part in (vae.decoder, vae.post_quant_conv):
         part.requires_grad_(True)
     make_fast(device, steps, vae.encoder, vae.decoder)
 
     def loss(step):
-        return losses(vae, mixed(images, True, FINISH, device))
+        return losses(vae, mixed(images, True, FINISH, times))
 
     return fit(vae, loss, steps, 7e-4, folder, made_from=made_from, quiet=quiet)
 
 
-def mixed(images: dict[str, torch.Tensor], whole: bool, sizes: dict[str, int], device) -> torch.Tensor:
-    """A `batch` of each world, of 1 view where `sizes` does not say."""
-    parts = [batch(x, whole, sizes.get(world, 1), device) for world, x in images.items()]
+def mixed(images: dict[str, torch.Tensor], whole: bool, sizes: dict[str, int], times: int) -> torch.Tensor:
+    """A `batch` of each world, of `times` as many views as `sizes` says, 1 where it does not."""
+    parts = [batch(x, whole, times * sizes.get(world, 1)) for world, x in images.items()]
     return torch.cat(parts).contiguous(memory_format=torch.channels_last)
 
 
@@ -121,7 +122,7 @@ def psnr(vae: AutoencoderKL, views: Views, device: torch.device) -> float:
     """Mean PSNR in dB over whole views on white."""
     values = []
     for i in range(0, len(views.images), 32):
-        x = torch.from_numpy(composite(views.images[i : i + 32])).permute(0, 3, 1, 2).to(device)
+        x = on_white(torch.from_numpy(views.images[i : i + 32]).to(device))
         y = vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
         values.append(-10 * torch.log10((((x - y) / 2) ** 2).mean((1, 2, 3))))
     return float(torch.cat(values).mean())
@@ -131,7 +132,8 @@ def psnr(vae: AutoencoderKL, views: Views, device: torch.device) -> float:
 def encode_all(vae: AutoencoderKL, images: np.ndarray, device: torch.device, quiet: bool = True) -> torch.Tensor:
     """RGBA views on white -> scaled latents (N, C, h, w) in fp16 on the CPU, the posterior's mode."""
     latents = []
-    for i in tqdm(range(0, len(images), 16), "encoding", disable=quiet):  # 64 leave a CPU's cache: a third slower
-        x = torch.from_numpy(composite(images[i : i + 16])).permute(0, 3, 1, 2).to(device)
+    size = 512 if torch.device(device).type == "cuda" else 16  # 64 leave a CPU's cache: a third slower
+    for i in tqdm(range(0, len(images), size), "encoding", disable=quiet):
+        x = on_white(torch.from_numpy(images[i : i + size]).to(device))
         latents.append((vae.encode(x).latent_dist.mode() * vae.config.scaling_factor).half().cpu())
     return torch.cat(latents)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from .data import Views, composite
+from .data import Views, on_white
 from .loop import digest, fit, make_fast
 
 WIDTH = 128  # of text tokens, image tokens and the shared space
@@ -51,9 +51,9 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
     return tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
 
 
-def small(images: np.ndarray) -> torch.Tensor:
+def small(images: np.ndarray, device: torch.device) -> torch.Tensor:
     """RGBA views on white at the vision tower's size, resized as Zero-1-to-3 does: (N, 3, 64, 64) in about [-1, 1]."""
-    return F.interpolate(torch.from_numpy(composite(images)).permute(0, 3, 1, 2), size=IMAGE_SIZE, mode="bicubic", antialias=True)
+    return F.interpolate(on_white(torch.from_numpy(images).to(device)), size=IMAGE_SIZE, mode="bicubic", antialias=True)
 
 
 def train(base: Views, tokenizer: CLIPTokenizer, folder: Path, device: torch.device, steps: int, made_from: str, quiet: bool = False) -> CLIPModel:
@@ -64,7 +64,7 @@ def train(base: Views, tokenizer: CLIPTokenizer, folder: Path, device: torch.dev
 
     def loss(step):
         index = torch.randint(len(ids), (192,))
-        x, tokens = small(base.images[index.numpy()]).to(device), ids[index].to(device)
+        x, tokens = small(base.images[index.numpy()], device), ids[index].to(device)
         x = torch.where(torch.rand(len(x), 1, 1, 1, device=device) < 0.5, x.flip(-1), x)
         out = clip(input_ids=tokens, pixel_values=x)
         same = (tokens[:, None] == tokens[None]).all(-1).float()  # equal captions are no negatives

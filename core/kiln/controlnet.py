@@ -13,8 +13,9 @@ from ..checkpoints import fingerprint
 from ..conditions import canny
 from ..text import encode_prompts
 from ..training.text_feature import denoising_loss
-from .loop import digest, fit, make_fast
+from .loop import digest, fit, generator, make_fast
 
+BATCH = 16
 NO_TEXT = 0.5  # share of captions left out, as in the paper: what a shape is has to be read off its edges too
 
 
@@ -38,7 +39,7 @@ def as_picture(edges: torch.Tensor) -> torch.Tensor:
 
 
 def train(latents: torch.Tensor, edges: torch.Tensor, captions: list[str], prior: StableDiffusionPipeline, folder: Path,
-          device: torch.device, steps: int, batch_size: int = 16, sample: Callable[[nn.Module, int], None] | None = None,
+          device: torch.device, steps: int, batch_size: int = BATCH, sample: Callable[[nn.Module, int], None] | None = None,
           quiet: bool = False) -> ControlNetModel:
     """The prior's own loss on `latents` (N, C, h, w) with their captions and edges (N, 8 h, 8 w); all of the prior stays as it is.
 
@@ -60,7 +61,7 @@ def train(latents: torch.Tensor, edges: torch.Tensor, captions: list[str], prior
             down, mid = net(z_t, t, context, picture, return_dict=False)
             return unet(z_t, t, context, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
 
-        return {"loss": denoising_loss(predict, scheduler, latents[index].to(device).float(), torch.default_generator)}
+        return {"loss": denoising_loss(predict, scheduler, latents[index].to(device).float(), generator(device))}
 
     made_from = digest(latents, edges, captions, fingerprint(unet, text_encoder))
     return fit(net, loss, steps, 5e-4, folder, made_from=made_from, sample=sample, quiet=quiet)

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -230,6 +231,12 @@ def write_pictures(images: np.ndarray, folder: Path) -> None:
     for i, rgba in enumerate(images):
         Image.fromarray(np.uint8((composite(rgba) + 1) * 127.5 + 0.5)).save(partial_folder / f"{i:05d}.png")
     partial_folder.rename(folder)
+
+
+def on_white(rgba: torch.Tensor) -> torch.Tensor:
+    """RGBA views (N, H, W, 4) uint8 -> (N, 3, H, W) in [-1, 1], on the device where they are."""
+    x = rgba.permute(0, 3, 1, 2).contiguous().float() / 255  # contiguous: see `judge.train`
+    return (x[:, :3] * x[:, 3:] + 1 - x[:, 3:]) * 2 - 1
 
 
 def composite(rgba: np.ndarray, background=1.0) -> np.ndarray:

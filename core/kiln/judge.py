@@ -14,12 +14,13 @@ from torch import nn
 
 from ..checkpoints import write_atomically
 from ..errors import UserError
-from .data import Views
+from .data import Views, on_white
 from .loop import fit, make_fast
 from .patterns import GROUNDED
 
 READ = ("class", "colour", "pattern", "hat", "glasses", "beard", "expression")  # fields of a view's record
 FRONT = ("glasses", "beard", "expression")  # of these, what can only be seen from the front
+BATCH = 64
 WIDTHS = (24, 48, 96, 160, 192)  # of stages down to 4 x 4: features there see the whole object, and not parts of it
 WEIGHTS = Path(__file__).parent / "weights" / "judge" / "model.safetensors"
 CONFIG = "config.json"  # beside the weights: {"heads": attribute -> values, "widths"}
@@ -110,12 +111,6 @@ def targets(records: list[dict], heads: Mapping[str, Sequence[str]]) -> dict[str
     return {name: torch.tensor([of.get(each.get(name), -100) for each in known]) for name, of in index.items()}
 
 
-def to_tensor(rgba: torch.Tensor) -> torch.Tensor:
-    """RGBA views (N, H, W, 4) uint8 on white -> (N, 3, H, W) in [-1, 1]."""
-    x = rgba.permute(0, 3, 1, 2).contiguous().float() / 255  # contiguous: see `train`
-    return (x[:, :3] * x[:, 3:] + 1 - x[:, 3:]) * 2 - 1
-
-
 def blemish(x: torch.Tensor) -> torch.Tensor:
     """Blur, noise and light as generated images have them, so that the judge looks at shape and colour only."""
     small = F.interpolate(x, scale_factor=float(torch.empty(1).uniform_(0.35, 1)), mode="bilinear", antialias=True)
@@ -124,18 +119,20 @@ def blemish(x: torch.Tensor) -> torch.Tensor:
     return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(-1), x).clamp(-1, 1)
 
 
-def train(views: Views, folder: Path, device: torch.device, steps: int, made_from: str, quiet: bool = False) -> Judge:
+def train(views: Views, folder: Path, device: torch.device, steps: int, made_from: str, batch_size: int = BATCH,
+          quiet: bool = False) -> Judge:
     """On views of all worlds, of whatever attributes they have. made_from: tells them from others."""
     torch.manual_seed(0)
     judge = Judge(vocabulary(views.records)).to(device)
     if device.type == "cuda":  # channels-last strides crash torch 2.13's CPU backward pass of this net
         make_fast(device, steps, judge)
-    images, labels = torch.from_numpy(views.images), targets(views.records, judge.vocabulary)
+    images = torch.from_numpy(views.images).to(device)
+    labels = {name: of.to(device) for name, of in targets(views.records, judge.vocabulary).items()}
 
     def loss(step):
-        index = torch.randint(len(images), (64,))
-        logits = judge.logits(blemish(to_tensor(images[index].to(device))))
-        wanted = {k: labels[k][index].to(device) for k in logits}
+        index = torch.randint(len(images), (batch_size,)).to(device)
+        logits = judge.logits(blemish(on_white(images[index])))
+        wanted = {k: labels[k][index] for k in logits}
         parts = {k: F.cross_entropy(v, wanted[k], ignore_index=-100, reduction="sum") / (wanted[k] >= 0).sum().clamp(min=1) for k, v in logits.items()}
         return {"loss": sum(parts.values()), **{k: v.detach() for k, v in parts.items()}}
 
@@ -149,7 +146,7 @@ def accuracy(judge: Judge, views: Views) -> dict[str, float]:
     labels = targets(views.records, judge.vocabulary)
     hits = {k: [] for k in labels}
     for i in torch.arange(len(views.images)).split(128):
-        for name, logits in judge.logits(to_tensor(torch.from_numpy(views.images[i]))).items():
+        for name, logits in judge.logits(on_white(torch.from_numpy(views.images[i]))).items():
             y = labels[name][i]
             hits[name].append((logits.argmax(1) == y)[y >= 0])
     return {k: float(right.float().mean()) for k, v in hits.items() if len(right := torch.cat(v))}

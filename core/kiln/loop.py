@@ -50,12 +50,17 @@ def make_fast(device: torch.device, steps: int, *modules: nn.Module) -> None:
             module.compile()
 
 
-def average(averages: list[torch.Tensor], currents: list[torch.Tensor], count: torch.Tensor) -> None:
+def generator(device: torch.device) -> torch.Generator:
+    """The one that `torch.manual_seed` seeds there: noise that a CPU draws keeps a GPU waiting."""
+    return torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
+
+
+def average(averages: list[torch.Tensor], currents: list[torch.Tensor], count: int) -> None:
     """Move averages towards the weights after `count` steps so that they span the last tenth or so of those, however many there are.
 
     Karras et al. 2024, Sec. 3: a power function's profile, here of a relative width of 0.05. A fixed decay is too long for some stages, too short for others.
     """
-    torch._foreach_lerp_(averages, currents, 1 - (1 - 1 / int(count)) ** 18)
+    torch._foreach_lerp_(averages, currents, 1 - (1 - 1 / count) ** 18)
 
 
 def fit(
@@ -87,7 +92,7 @@ def fit(
     device = params[0].device
     fused = device.type in ("cpu", "cuda")  # one by one parameters take a tenth of a small network's step
     optimizer = torch.optim.AdamW(params, learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=fused)
-    averaged = AveragedModel(model, multi_avg_fn=average)
+    averaged = AveragedModel(model, multi_avg_fn=lambda ours, theirs, _: average(ours, theirs, step))  # _: the same on a GPU, which would have to be waited for
     averaged.requires_grad_(False)
     first, means, made_from = 0, {}, f"{fingerprint(model)} {made_from} {learning_rate:g} {weight_decay:g}"
     state = torch.load(checkpoint, map_location=device, weights_only=True) if checkpoint.exists() else {}

@@ -11,8 +11,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from ..training.text_feature import denoising_loss
 from .autoencoder import LATENT_CHANNELS
 from .clip import WIDTH, tokenize
-from .loop import digest, fit, make_fast
+from .loop import digest, fit, generator, make_fast
 
+BATCH = 20
 NO_TEXT = 0.12  # share of captions left out, for the unconditional prediction
 
 
@@ -37,7 +38,7 @@ def new_scheduler(prediction_type: str) -> DDPMScheduler:
 
 def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, folder: Path,
           device: torch.device, steps: int, unet: UNet2DConditionModel, scheduler: DDPMScheduler, learning_rate: float = 8e-4,
-          batch_size: int = 20, sample: Callable[[nn.Module, int], None] | None = None, quiet: bool = False) -> nn.ModuleDict:
+          batch_size: int = BATCH, sample: Callable[[nn.Module, int], None] | None = None, quiet: bool = False) -> nn.ModuleDict:
     """Denoising loss on `latents` (N, C, 16, 16) with their captions; the text tower, begun as CLIP's, learns along where its weights may.
 
     All noise levels weigh alike. Min-SNR weighting leaves those below an SNR of 0.1, a third of all, 3% of the weight, and there it is decided what
@@ -47,13 +48,14 @@ def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextMode
     modules = nn.ModuleDict({"unet": unet.train(), "text_encoder": text_encoder}).to(device)
     make_fast(device, steps, unet, text_encoder)
     ids, empty = tokenize(tokenizer, captions), tokenize(tokenizer, [""])
+    made_from = digest(latents, ids, batch_size, scheduler.config.prediction_type, scheduler.alphas_cumprod)
+    latents, ids, empty = (x.to(device) for x in (latents, ids, empty))
 
     def loss(step):
-        index = torch.randint(len(latents), (batch_size,))
-        z, tokens = latents[index].to(device).float(), torch.where(torch.rand(batch_size, 1) < NO_TEXT, empty, ids[index]).to(device)
+        index = torch.randint(len(latents), (batch_size,), device=device)
+        z, tokens = latents[index].float(), torch.where(torch.rand(batch_size, 1, device=device) < NO_TEXT, empty, ids[index])
         context = text_encoder(tokens).last_hidden_state
         predict = lambda z_t, t: unet(z_t.contiguous(memory_format=torch.channels_last), t, context).sample
-        return {"loss": denoising_loss(predict, scheduler, z, torch.default_generator)}
+        return {"loss": denoising_loss(predict, scheduler, z, generator(device))}
 
-    made_from = digest(latents, ids, batch_size, scheduler.config.prediction_type, scheduler.alphas_cumprod)
     return fit(modules, loss, steps, learning_rate, folder, made_from=made_from, sample=sample, quiet=quiet)

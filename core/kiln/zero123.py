@@ -14,9 +14,10 @@ from ..sampling import denoise
 from ..training.text_feature import denoising_loss
 from ..zero123 import CCProjection, guided, relative_pose
 from .clip import WIDTH, small
-from .loop import digest, fit, make_fast
+from .loop import digest, fit, generator, make_fast
 from .renderer import View
 
+BATCH = 20
 NO_IMAGE = 0.1  # share of steps without image and camera, for classifier-free guidance
 CAMERA = ("elevation_deg", "azimuth_deg", "distance")  # of a view's record
 POSE = 4  # d polar, sin d azimuth, cos d azimuth, d distance
@@ -34,7 +35,7 @@ def from_prior(prior: UNet2DConditionModel) -> UNet2DConditionModel:
 @torch.inference_mode()
 def embed_images(vision: CLIPVisionModelWithProjection, images: np.ndarray, device: torch.device) -> torch.Tensor:
     """CLIP's image embeddings (N, d), on the CPU, of RGBA views."""
-    return torch.cat([vision(small(images[i : i + 256]).to(device)).image_embeds.cpu() for i in range(0, len(images), 256)])
+    return torch.cat([vision(small(images[i : i + 256], device)).image_embeds.cpu() for i in range(0, len(images), 256)])
 
 
 def pairs(records: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,7 +64,7 @@ def novel_views(modules: nn.ModuleDict, scheduler: DDPMScheduler, latents: torch
 
 
 def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prior: UNet2DConditionModel, scheduler: DDPMScheduler, scaling_factor: float,
-          folder: Path, device: torch.device, steps: int, batch_size: int = 20, made_from: str = "",
+          folder: Path, device: torch.device, steps: int, batch_size: int = BATCH, made_from: str = "",
           sample: Callable[[nn.Module, int], None] | None = None, quiet: bool = False) -> nn.ModuleDict:
     """Denoise a target view given the reference's latents (unscaled, concatenated) and one token of CLIP image and camera.
 
@@ -74,22 +75,24 @@ def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prio
     unet, projection = from_prior(prior), CCProjection(WIDTH + POSE, WIDTH)
     modules = nn.ModuleDict({"unet": unet, "cc_projection": projection}).to(device)
     make_fast(device, steps, unet)
+    made_from += digest(latents, records, scaling_factor, batch_size)
     reference, target = pairs(records)
+    poses = pose_of(records, target, reference)
+    latents, embeds, reference, target, poses = (x.to(device) for x in (latents, embeds, reference, target, poses))
 
     def loss(step):
-        index = torch.randint(len(reference), (batch_size,))
-        ref, tgt = reference[index], target[index]
-        z, keep = latents[tgt].to(device).float(), (torch.rand(batch_size, 1) > NO_IMAGE).float().to(device)
-        pose = pose_of(records, tgt, ref).to(device)
-        context = (projection(torch.cat([embeds[ref].to(device), pose], 1)) * keep)[:, None]
-        image = latents[ref].to(device).float() / scaling_factor * keep[..., None, None]
+        index = torch.randint(len(reference), (batch_size,), device=device)
+        z, ref = latents[target[index]].float(), reference[index]
+        keep = (torch.rand(batch_size, 1, device=device) > NO_IMAGE).float()
+        context = (projection(torch.cat([embeds[ref], poses[index]], 1)) * keep)[:, None]
+        image = latents[ref].float() / scaling_factor * keep[..., None, None]
 
         def predict(z_t, t):
             return unet(torch.cat([z_t, image], 1).contiguous(memory_format=torch.channels_last), t, context).sample
 
-        return {"loss": denoising_loss(predict, scheduler, z, torch.default_generator)}
+        return {"loss": denoising_loss(predict, scheduler, z, generator(device))}
 
-    return fit(modules, loss, steps, 6e-4, folder, made_from=made_from + digest(latents, records, scaling_factor, batch_size), sample=sample, quiet=quiet)
+    return fit(modules, loss, steps, 6e-4, folder, made_from=made_from, sample=sample, quiet=quiet)
 
 
 def save_projection(projection: CCProjection, folder: Path) -> None:

@@ -15,11 +15,13 @@ logger = logging.getLogger(__name__)
 def add_noise(scheduler: DDPMScheduler, latents: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Noisy latents z_t (B, C, h, w), their timesteps (B,), and what a network should say of them: eps, or v for a prior that predicts v.
 
-    latents: clean and scaled, (B, C, h, w). generator: on the CPU, for every device. The timesteps of a batch are spread evenly over all of them
-    from a random one on, which leaves the gradient its mean and less of its variance (Kingma et al. 2021, App. I.1).
+    latents: clean and scaled, (B, C, h, w). generator: on the CPU for the same noise on every device, on a GPU for the speed. The timesteps of a
+    batch are spread evenly over all of them from a random one on, which leaves the gradient its mean and less of its variance (Kingma et al. 2021,
+    App. I.1).
     """
-    noise = torch.randn(latents.shape, generator=generator).to(latents)
-    shares = (torch.rand(1, generator=generator) + torch.arange(len(latents)) / len(latents)) % 1
+    place = generator.device
+    noise = torch.randn(latents.shape, generator=generator, device=place).to(latents)
+    shares = (torch.rand(1, generator=generator, device=place) + torch.arange(len(latents), device=place) / len(latents)) % 1
     t = (shares * scheduler.config.num_train_timesteps).long().to(latents.device)
     target = scheduler.get_velocity(latents, noise, t) if scheduler.config.prediction_type == "v_prediction" else noise
     return scheduler.add_noise(latents, noise, t), t, target
