@@ -16,6 +16,7 @@ LATENT_CHANNELS = 16  # blue-and-white ware of a narrower world kept 24.3 dB wit
 KL_WEIGHT = 1e-5  # per latent dimension; 1e-2 ruins it
 BATCH = {"base": 3, "porcelain": 3}  # whole views of a world a step, of others 1: porcelain's fine lines are what is hard; on a GPU times as many
 FINISH = {"porcelain": 3}  # and while the decoder learns alone, as they are what it still blurs
+WHITENING = 0.5  # 0 leaves latents as they are, 1 has them white; a prior of 474,000 images seen names 0.99 of its classes by it, of 560,000 0.73 without
 FULL_SIZE = 0.7  # the share of training after which whole 128 px images take the place of crops
 
 
@@ -106,14 +107,23 @@ def mixed(images: dict[str, torch.Tensor], whole: bool, sizes: dict[str, int], t
 
 @torch.inference_mode()
 def standardise(vae: AutoencoderKL, images: np.ndarray, device: torch.device) -> None:
-    """Have scaled latents of mean 0 in each channel, by the 1x1 convolutions about them, and of deviation 1 in all.
+    """Have scaled latents of mean 0 in each channel, by the 1x1 convolutions about them, of deviation 1 in all, and of directions more alike.
 
-    A mean would be what noise hides last: pure noise, from which samples begin, has none. Rounded, so that it is the same on any machine.
+    A mean would be what noise hides last: pure noise, from which samples begin, has none. One direction, mostly how bright a place is, has four
+    fifths of the variance, and those that tell patterns under a hundredth each, which a loss hardly sees: each is divided by its deviation
+    to the power of WHITENING. Rounded, so that it is the same on any machine.
     """
     channels = vae.config.latent_channels
-    mean = (encode_all(vae, images, device).float().mean((0, 2, 3)) / vae.config.scaling_factor).to(device).round(decimals=3)
-    vae.quant_conv.bias[:channels] -= mean
-    vae.post_quant_conv.bias += vae.post_quant_conv.weight[:, :, 0, 0] @ mean
+    latents = (encode_all(vae, images, device).float() / vae.config.scaling_factor).transpose(0, 1).flatten(1)
+    variances, directions = torch.linalg.eigh(torch.cov(latents).double())
+    mean = latents.mean(1).to(device).round(decimals=3)
+    forth = (directions * (variances / variances.mean()) ** (-WHITENING / 2) @ directions.T).round(decimals=3)
+    forth, back = (x.float().to(device) for x in (forth, forth.inverse()))
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    quant.weight[:channels] = torch.einsum("ij,jkhw->ikhw", forth, quant.weight[:channels])
+    quant.bias[:channels] = forth @ (quant.bias[:channels] - mean)
+    post.bias += post.weight[:, :, 0, 0] @ mean
+    post.weight.copy_(torch.einsum("ijhw,jk->ikhw", post.weight, back))
     vae.register_to_config(scaling_factor=round(float(vae.config.scaling_factor / encode_all(vae, images, device).float().std()), 4))
 
 
