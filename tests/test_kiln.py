@@ -169,7 +169,7 @@ def test_a_finish_gets_the_bare_colour_and_light_falls_on_the_coat(reflectance, 
 
     if not llvm:
         monkeypatch.setattr(drjit.detail, "llvm_version", lambda: (-1, -1, -1))
-    elif drjit.detail.llvm_version() < (16,):
+    elif drjit.detail.llvm_version() < (19,):
         pytest.skip("no LLVM that can compile for every CPU")
     ball, seen = [shapes.blob((0, 0, 0), 0.9)], []
     surface = lambda coat: glazes.Surface([np.tile([0.2, 0.4, 0.1], (len(ball[0].vertices), 1))], coat, None, {})

@@ -59,12 +59,12 @@ def load_mesh(mi, parts: list[Part], surface: Surface, material):
 def load_mitsuba(threads: int | None = None):
     """Mitsuba, compiled for this CPU's vectors where there is LLVM (some three times as fast), else as it comes.
 
-    threads: of this process, all cores by default. LLVM before 16 cannot compile for every CPU (it aborts), so that it is not asked to.
+    threads: of this process, all cores by default. LLVM 16 and before cannot compile for every CPU (they abort), 19 was seen to, so that older ones are not asked to.
     """
     import drjit
     import mitsuba as mi
 
-    mi.set_variant("llvm_ad_rgb" if drjit.detail.llvm_version() >= (16,) else "scalar_rgb")
+    mi.set_variant("llvm_ad_rgb" if drjit.detail.llvm_version() >= (19,) else "scalar_rgb")
     if threads:
         drjit.set_thread_count(threads)
     return mi
