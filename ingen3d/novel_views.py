@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from core.errors import UserError
 from core.images import to_pil
-from core.kiln.data import composite, load_views
+from core.kiln.data import load_views, on_white
 from core.kiln.renderer import FOV_DEG
 
 from .cameras import Cameras
@@ -34,7 +34,7 @@ def novel_view_quality(model: Zero123, data: Path, count: int = 200, seed: int =
     psnr, iou, generator = [], [], torch.Generator().manual_seed(seed)
     for start in tqdm(range(0, len(pairs), batch_size), "novel views", disable=quiet):
         reference, target = (list(rows) for rows in zip(*pairs[start : start + batch_size]))
-        x, y = (torch.from_numpy(composite(views.images[rows])).permute(0, 3, 1, 2) for rows in (reference, target))
+        x, y = (on_white(views.images[rows]) for rows in (reference, target))
         found = model.sample(model.condition(x, cameras(views.records, reference)), cameras(views.records, target),
                              num_inference_steps=steps, generator=generator).clamp(-1, 1).cpu()
         psnr += (-10 * torch.log10((((found - y) / 2) ** 2).mean((1, 2, 3)))).tolist()

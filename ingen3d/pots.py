@@ -175,7 +175,7 @@ class Pots:
             parts, surface = self.true_pot(name, seed)
             ring = orbit(VIEWS, fovy_deg=renderer.FOV_DEG, **camera)
             views = [renderer.View(*map(float, each)) for each in zip(ring.elevation_deg, ring.azimuth_deg, ring.distance)]
-            return self.judge_views(on_white(torch.from_numpy(renderer.render(parts, surface, views, 128))), name, folder)
+            return self.judge_views(on_white(renderer.render(parts, surface, views, 128)), name, folder)
 
         depends = {"renders": models_fingerprint(self.renders, self.preset.judge), "views": VIEWS, **camera}
         return Cell(f"table3d {self.domain.name} true {name} {seed}", depends, make)

@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 
 from core.conditions import load_controlnet
 from core.errors import UserError
+from core.images import to_pil
 from core.kiln import autoencoder, controlnet, data, fire, glazes, judge, loop, proportions, shapes, things
 from core.kiln.clip import new_tokenizer
 from core.kiln.loop import average, digest, fit
@@ -279,7 +280,7 @@ def test_training_stopped_or_killed_and_resumed_is_the_same_training(tmp_path, c
 def test_latents_are_centred_of_unit_deviation_and_less_anisotropic_and_decode_to_the_same_images():
     vae, rng = autoencoder.new_autoencoder().eval(), np.random.default_rng(0)
     images = np.concatenate([rng.integers(0, 255, (8, 128, 128, 3)), np.full((8, 128, 128, 1), 255)], -1).astype(np.uint8)
-    x = torch.from_numpy(data.composite(images)).permute(0, 3, 1, 2)
+    x = data.on_white(images)
 
     def decoded():
         return vae.decode(vae.encode(x).latent_dist.mode()).sample.detach()
@@ -483,8 +484,7 @@ def test_some_of_the_views_keep_their_records():
 
 def test_views_have_the_edges_that_a_users_picture_of_them_has():
     view = discs(32)[0]
-    picture = np.uint8((data.composite(view) + 1) * 127.5 + 0.5)
-    of_view, of_picture = controlnet.edge_maps(map(Image.fromarray, (view, picture)))
+    of_view, of_picture = controlnet.edge_maps([Image.fromarray(view), *to_pil(data.on_white(view[None]))])
     assert of_view.any() and torch.equal(of_view, of_picture)
 
 
@@ -507,7 +507,7 @@ def test_each_image_is_compared_with_the_view_whose_edges_it_was_to_follow():
     from core.evaluation.kiln import edge_agreement
 
     views = data.Views(discs(16, 32, 48), [{"caption": None, "class": name} for name in ("vase", "bowl", "jar")])
-    seen = dict(zip(("a vase", "a bowl", "a jar"), (torch.from_numpy(data.composite(views.images)).permute(0, 3, 1, 2) + 1) / 2))
+    seen = dict(zip(("a vase", "a bowl", "a jar"), (data.on_white(views.images) + 1) / 2))
     asked = dict(zip(seen, controlnet.edge_maps(map(Image.fromarray, views.images))))
 
     class Ideal:

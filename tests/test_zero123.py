@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from core.errors import UserError
-from core.kiln.data import composite, load_views
+from core.kiln.data import load_views, on_white
 from core.kiln.renderer import View
 from core.sampling import denoise
 from ingen3d.cameras import Cameras
@@ -129,7 +129,7 @@ def test_a_folder_without_a_vae_takes_the_priors_and_one_with_keeps_its_own(zero
 def test_novel_views_are_measured_against_the_view_of_the_camera_that_was_asked_for(tmp_path):
     made_up_views(tmp_path / "base", "base")
     views = load_views(tmp_path / "base", "test")
-    shown = {r["azimuth_deg"]: image for r, image in zip(views.records, torch.from_numpy(composite(views.images)).permute(0, 3, 1, 2))}
+    shown = {r["azimuth_deg"]: image for r, image in zip(views.records, on_white(views.images))}
     find = lambda cameras: torch.stack([shown[min(shown, key=lambda known: abs(known - float(a)))] for a in cameras.azimuth_deg])
 
     class Ideal:

@@ -214,7 +214,7 @@ def control_agreement(data: Path, domain: str = "porcelain", count: int = 200, q
 
 
 def views_tensor(views: Views) -> torch.Tensor:
-    return torch.cat([on_white(torch.from_numpy(views.images[i : i + 256])) for i in range(0, len(views.images), 256)])
+    return torch.cat([on_white(views.images[i : i + 256]) for i in range(0, len(views.images), 256)])
 
 
 def turntable_views(folder: Path, stage: str) -> torch.Tensor:

@@ -14,9 +14,9 @@ from .loop import fit, make_fast
 
 LATENT_CHANNELS = 16  # blue-and-white ware of a narrower world kept 24.3 dB with 4 and 26.1 dB with 8: its lines are what is hard
 KL_WEIGHT = 1e-5  # per latent dimension; 1e-2 ruins it
-BATCH = {"base": 3, "porcelain": 3}  # whole views of a world a step, of others 1: porcelain's fine lines are what is hard; on a GPU times as many
+BATCH = {"base": 3, "porcelain": 3}  # whole views of a world a step, of others 1: porcelain's fine lines are what is hard
 FINISH = {"porcelain": 3}  # and while the decoder learns alone, as they are what it still blurs
-WHITENING = 0.5  # 0 leaves latents as they are, 1 has them white; a prior of 474,000 images seen names 0.99 of its classes by it, of 560,000 0.73 without
+WHITENING = 0.5  # 0 leaves latents as they are, 1 has them white
 FULL_SIZE = 0.7  # the share of training after which whole 128 px images take the place of crops
 
 
@@ -37,7 +37,7 @@ def batch(images: torch.Tensor, whole: bool, size: int) -> torch.Tensor:
     Without `whole`, one half is 64 px crops (detail) and the other whole images at 64 px (shape): four times as many.
     """
     device = images.device
-    rgba = images[torch.randint(len(images), (size if whole else 4 * size,)).to(device)].permute(0, 3, 1, 2).float() / 255
+    rgba = images[torch.randint(len(images), (size if whole else 4 * size,), device=device)].permute(0, 3, 1, 2).float() / 255
     background = torch.where(torch.rand(len(rgba), 1, 1, 1) < 0.5, torch.rand(len(rgba), 3, 1, 1), 1.0).to(device)
     x = (rgba[:, :3] * rgba[:, 3:] + background * (1 - rgba[:, 3:])) * 2 - 1
     x = torch.where(torch.rand(len(x), 1, 1, 1, device=device) < 0.5, x.flip(-1), x)
@@ -65,7 +65,10 @@ def losses(vae: AutoencoderKL, x: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def train(worlds: dict[str, Views], folder: Path, device: torch.device, steps: int, latent_channels: int = LATENT_CHANNELS, times: int = 1,
           made_from: str = "", quiet: bool = False) -> AutoencoderKL:
-    """Views of all worlds, by name: the autoencoder is a camera, not a model of any. times: BATCH. made_from: tells them from others."""
+    """Views of all worlds, by name: the autoencoder is a camera, not a model of any.
+
+    times: as many views a step as BATCH says. made_from: tells the views from others.
+    """
     torch.manual_seed(0)
     vae = new_autoencoder(latent_channels).to(device)
     make_fast(device, steps, vae.encoder, vae.decoder)
@@ -81,7 +84,7 @@ def train(worlds: dict[str, Views], folder: Path, device: torch.device, steps: i
         y = model.decode(model.encode(x).latent_dist.mode()).sample
         contact_sheet([*to_pil(x), *to_pil(y)], columns=len(test)).save(folder / f"sample-{step:06d}.png")
 
-    return fit(vae, loss, steps, 1.5e-3, folder, made_from=made_from, sample=sample, sample_every=500, quiet=quiet)
+    return fit(vae, loss, steps, 1.5e-3, folder, made_from=f"{made_from} {times}", sample=sample, sample_every=500, quiet=quiet)
 
 
 def finish(vae: AutoencoderKL, worlds: dict[str, Views], folder: Path, device: torch.device, steps: int, times: int = 1, made_from: str = "",
@@ -96,7 +99,7 @@ def finish(vae: AutoencoderKL, worlds: dict[str, Views], folder: Path, device: t
     def loss(step):
         return losses(vae, mixed(images, True, FINISH, times))
 
-    return fit(vae, loss, steps, 7e-4, folder, made_from=made_from, quiet=quiet)
+    return fit(vae, loss, steps, 7e-4, folder, made_from=f"{made_from} {times}", quiet=quiet)
 
 
 def mixed(images: dict[str, torch.Tensor], whole: bool, sizes: dict[str, int], times: int) -> torch.Tensor:

@@ -63,5 +63,5 @@ def train(latents: torch.Tensor, edges: torch.Tensor, captions: list[str], prior
 
         return {"loss": denoising_loss(predict, scheduler, latents[index].to(device).float(), generator(device))}
 
-    made_from = digest(latents, edges, captions, fingerprint(unet, text_encoder))
+    made_from = digest(latents, edges, captions, batch_size, fingerprint(unet, text_encoder))
     return fit(net, loss, steps, 5e-4, folder, made_from=made_from, sample=sample, quiet=quiet)

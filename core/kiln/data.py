@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ..checkpoints import write_atomically
 from ..errors import UserError
+from ..images import to_pil
 from ..interrupts import kept_in
 from . import glazes, looks, porcelain, renderer, shapes
 from .animals import ANIMALS
@@ -229,18 +230,11 @@ def write_pictures(images: np.ndarray, folder: Path) -> None:
     shutil.rmtree(partial_folder, ignore_errors=True)
     partial_folder.mkdir(parents=True)
     for i, rgba in enumerate(images):
-        Image.fromarray(np.uint8((composite(rgba) + 1) * 127.5 + 0.5)).save(partial_folder / f"{i:05d}.png")
+        to_pil(on_white(rgba[None]))[0].save(partial_folder / f"{i:05d}.png")
     partial_folder.rename(folder)
 
 
-def on_white(rgba: torch.Tensor) -> torch.Tensor:
+def on_white(rgba: np.ndarray | torch.Tensor) -> torch.Tensor:
     """RGBA views (N, H, W, 4) uint8 -> (N, 3, H, W) in [-1, 1], on the device where they are."""
-    x = rgba.permute(0, 3, 1, 2).contiguous().float() / 255  # contiguous: see `judge.train`
+    x = torch.as_tensor(rgba).permute(0, 3, 1, 2).contiguous().float() / 255  # contiguous: see `judge.train`
     return (x[:, :3] * x[:, 3:] + 1 - x[:, 3:]) * 2 - 1
-
-
-def composite(rgba: np.ndarray, background=1.0) -> np.ndarray:
-    """RGBA uint8 over a background in [0, 1] (scalar or broadcastable RGB) -> float32 RGB in [-1, 1]."""
-    rgba = rgba.astype(np.float32) / 255
-    alpha = rgba[..., 3:]
-    return (rgba[..., :3] * alpha + background * (1 - alpha)) * 2 - 1

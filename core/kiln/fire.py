@@ -25,7 +25,7 @@ from ..images import contact_sheet, to_pil
 from ..pipeline import InDomainPipeline
 from ..sampling import new_sampler
 from . import autoencoder, clip, controlnet, judge, prior, zero123
-from .data import DOMAINS, WORLDS, Views, choose, composite, identity, load_records, load_views, origin, render_world, write_pictures
+from .data import DOMAINS, WORLDS, Views, choose, identity, load_records, load_views, on_white, origin, render_world, write_pictures
 from .loop import digest
 from .records import Record, digest_files, forget_places, has_changed
 
@@ -35,7 +35,7 @@ CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")
 OBJECTS = dict.fromkeys(DOMAINS, (1200, 3, 0)) | {"toon": (720, 3, 0), "base": (20160, 2, 1)}  # objects, photo views, wide views
 STEPS = {"autoencoder": 5000, "decoder": 3000, "clip": 600, "prior": 28000, "porcelain": 1600, "face": 1000, "animal": 1000,
          "toon": 1000, "zero123": 4500, "controlnet": 1000, "judge": 5000}
-GPU_BATCH = 16  # times as many views a step on a GPU, which fewer leave idle
+GPU_BATCH = 16  # times as many views a step on a GPU, which fewer leave idle; 4 times for domains, whose pictures are few
 SHOWN = 8  # images on a sample sheet, or pairs
 
 
@@ -78,7 +78,8 @@ class Kiln:
                  data: Path | None = None, recipe: Recipe = Recipe()):
         self.cache, self.weights, self.quiet, self.renders, self.recipe = cache, weights, quiet, data or cache / "data", recipe
         self.device, self.scale = find_device(device), scale
-        self.steps, self.times = {k: max(2, round(v * scale)) for k, v in STEPS.items()}, GPU_BATCH if self.device.type == "cuda" else 1
+        self.steps = {k: max(2, round(v * scale)) for k, v in STEPS.items()}
+        self.times = GPU_BATCH if self.device.type == "cuda" else 1
 
     def run(self, stage: str) -> None:
         """One of STAGES, unless it is finished: what it has left is there, and it was made from what there is now.
@@ -263,7 +264,7 @@ class Kiln:
         reference, target = zero123.pairs(records)
         shown = (reference != target).nonzero()[:, 0]
         reference, target = (rows[shown[choose(len(shown), SHOWN)]] for rows in (reference, target))
-        given = to_pil(torch.from_numpy(composite(images[torch.cat([reference, target])])).permute(0, 3, 1, 2))
+        given = to_pil(on_white(images[torch.cat([reference, target])]))
         pose = zero123.pose_of(records, target, reference).to(self.device)
 
         def sample(modules: nn.ModuleDict, step: int) -> None:

@@ -119,8 +119,7 @@ def blemish(x: torch.Tensor) -> torch.Tensor:
     return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(-1), x).clamp(-1, 1)
 
 
-def train(views: Views, folder: Path, device: torch.device, steps: int, made_from: str, batch_size: int = BATCH,
-          quiet: bool = False) -> Judge:
+def train(views: Views, folder: Path, device: torch.device, steps: int, made_from: str, batch_size: int = BATCH, quiet: bool = False) -> Judge:
     """On views of all worlds, of whatever attributes they have. made_from: tells them from others."""
     torch.manual_seed(0)
     judge = Judge(vocabulary(views.records)).to(device)
@@ -130,13 +129,13 @@ def train(views: Views, folder: Path, device: torch.device, steps: int, made_fro
     labels = {name: of.to(device) for name, of in targets(views.records, judge.vocabulary).items()}
 
     def loss(step):
-        index = torch.randint(len(images), (batch_size,)).to(device)
+        index = torch.randint(len(images), (batch_size,), device=device)
         logits = judge.logits(blemish(on_white(images[index])))
         wanted = {k: labels[k][index] for k in logits}
         parts = {k: F.cross_entropy(v, wanted[k], ignore_index=-100, reduction="sum") / (wanted[k] >= 0).sum().clamp(min=1) for k, v in logits.items()}
         return {"loss": sum(parts.values()), **{k: v.detach() for k, v in parts.items()}}
 
-    fit(judge, loss, steps, 2e-3, folder, made_from=made_from, weight_decay=0.02, quiet=quiet)
+    fit(judge, loss, steps, 2e-3, folder, made_from=f"{made_from} {batch_size}", weight_decay=0.02, quiet=quiet)
     return judge.eval()  # not the average: its batch statistics belong to these weights
 
 
@@ -146,7 +145,7 @@ def accuracy(judge: Judge, views: Views) -> dict[str, float]:
     labels = targets(views.records, judge.vocabulary)
     hits = {k: [] for k in labels}
     for i in torch.arange(len(views.images)).split(128):
-        for name, logits in judge.logits(on_white(torch.from_numpy(views.images[i]))).items():
+        for name, logits in judge.logits(on_white(views.images[i])).items():
             y = labels[name][i]
             hits[name].append((logits.argmax(1) == y)[y >= 0])
     return {k: float(right.float().mean()) for k, v in hits.items() if len(right := torch.cat(v))}

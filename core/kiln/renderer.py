@@ -59,7 +59,7 @@ def load_mesh(mi, parts: list[Part], surface: Surface, material):
 def load_mitsuba(threads: int | None = None):
     """Mitsuba, compiled for this CPU's vectors where there is LLVM (some three times as fast), else as it comes.
 
-    threads: of this process, all cores by default. LLVM 16 and before cannot compile for every CPU (they abort), 19 was seen to, so that older ones are not asked to.
+    threads: of this process, all cores by default. LLVM before 19 is not asked to: 16 and older abort on some CPUs.
     """
     import drjit
     import mitsuba as mi
