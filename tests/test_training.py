@@ -157,9 +157,15 @@ def test_in_half_precision_gradients_are_about_the_same_in_fp32_and_scaled(dtype
     assert torch.cosine_similarity(half, whole, dim=0) > 0.999 and half.norm() / whole.norm() == pytest.approx(scale, rel=0.02)
 
 
-def test_a_precision_that_is_not_there_is_said():
-    with pytest.raises(UserError, match="slower on the CPU"):
+def test_a_precision_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    with pytest.raises(UserError, match="'bf16' is slower on this CPU"):
         find_precision("bf16", torch.device("cpu"))
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    autocast, scaler = find_precision("bf16", torch.device("cpu"))
+    assert autocast.fast_dtype == torch.bfloat16 and not scaler.is_enabled()
+    with pytest.raises(UserError, match="'fp16' is slower on this CPU"):
+        find_precision("fp16", torch.device("cpu"))
     with pytest.raises(UserError, match="'fp8': give one of no, fp16, bf16"):
         find_precision("fp8", torch.device("cuda"))
 

@@ -84,7 +84,7 @@ class InDomain(Contender):
 def train(method: str, name: str, data: Path, folder: Path, steps: int, keep_at: Sequence[int], **settings) -> dict[int, Path]:
     """steps -> the model's folder after so many, of the last and of `keep_at`. Goes on where it was; `accelerate launch` shares the work.
 
-    settings: of the training, the same for all methods: preset, batch_size, ema_decay, seed, device, quiet.
+    settings: of the training, the same for all methods: preset, batch_size, ema_decay, mixed_precision, seed, device, quiet.
     """
     common = settings | dict(work=folder / f"{method}.work", latents=folder / "latents")
     out = {step: folder / f"{method}-step-{step:06d}" for step in keep_at if step != steps} | {steps: folder / method}

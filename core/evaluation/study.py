@@ -14,6 +14,7 @@ from torch import nn
 
 from ..checkpoints import fingerprint
 from ..conditions import load_controlnet
+from ..devices import is_fast_in_bf16
 from ..errors import UserError
 from ..images import contact_sheet, to_pil
 from ..kiln.controlnet import as_picture, edge_maps
@@ -125,7 +126,7 @@ class Study:
     def train(self, world: World, methods: Sequence[str]) -> dict[str, dict[int, Contender]]:
         """method -> steps -> contender, the last of them the whole training's. All processes work on one training together."""
         c = self.counts
-        settings = {"batch_size": c.batch_size, "ema_decay": c.ema_decay, "seed": c.seed}
+        settings = {"batch_size": c.batch_size, "ema_decay": c.ema_decay, "seed": c.seed, "mixed_precision": "bf16" if is_fast_in_bf16(self.device) else "no"}
         budget = {"world": world.digest, "prior": self.prior_weights, "steps": c.steps} | settings
         folder, result = self.out / "models" / f"{world.name}-{digest(budget)[:8]}", {}
         for method in methods:

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from ..checkpoints import fingerprint, save_atomically, write_atomically
-from ..devices import find_device
+from ..devices import find_device, is_fast_in_bf16
 from ..errors import UserError
 from ..images import contact_sheet, to_pil
 from ..pipeline import InDomainPipeline
@@ -244,7 +244,7 @@ class Kiln:
         return "kiln" if self.weights.resolve() == WEIGHTS.resolve() else str(self.weights / "prior")
 
     def precision(self) -> str:
-        return "bf16" if self.device.type == "cuda" else "no"
+        return "bf16" if is_fast_in_bf16(self.device) else "no"
 
     def domain(self, name: str) -> None:
         """`scripts/train_domain.py` itself, on a folder of pictures."""

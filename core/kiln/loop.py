@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from ..checkpoints import checkpointed, fingerprint, save_atomically, write_atomically
+from ..devices import is_fast_in_bf16, suit_attention
 from ..evaluation.html import curves
 from ..evaluation.report import Curves
 from ..interrupts import kept_in
@@ -35,9 +35,8 @@ def digest(*inputs) -> str:
 
 def gains(device: torch.device, steps: int) -> bool:
     """Whether a training of so many steps gains by bf16 and compiling: on CUDA, or on a CPU that multiplies bf16, if it is long enough to pay for that."""
-    if device.type == "cpu":
-        return steps >= WORTH_COMPILING and torch.cpu._is_avx512_bf16_supported() and shutil.which("g++") is not None
-    return device.type == "cuda"
+    pays = device.type != "cpu" or steps >= WORTH_COMPILING and shutil.which("g++") is not None
+    return pays and is_fast_in_bf16(device)
 
 
 def make_fast(device: torch.device, steps: int, *modules: nn.Module) -> None:
@@ -45,8 +44,7 @@ def make_fast(device: torch.device, steps: int, *modules: nn.Module) -> None:
     for module in modules:
         module.to(memory_format=torch.channels_last)
         if gains(device, steps):
-            if device.type == "cpu" and hasattr(module, "set_attn_processor"):
-                module.set_attn_processor(AttnProcessor())  # torch's own attention is slow backwards in bf16 on a CPU
+            suit_attention(module, device)
             module.compile()
 
 

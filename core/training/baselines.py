@@ -12,6 +12,7 @@ import torch
 from diffusers import DDPMScheduler, SchedulerMixin, StableDiffusionPipeline
 
 from ..checkpoints import fingerprint, replaced_whole
+from ..devices import suit_attention
 from ..domains import public_name, unet_fingerprint
 from ..errors import UserError
 from ..interrupts import kept_in
@@ -86,6 +87,8 @@ def train_baseline(
     settings = {"method": method, "name": name, "data": pictures.source, "image_column": image_column, "prior": str(preset),
                 "prior_weights": fingerprint(pipe.unet, pipe.vae, pipe.text_encoder), "batch_size": batch_size, "learning_rate": learning_rate,
                 "snr_gamma": snr_gamma, "ema_decay": ema_decay, "seed": seed, "mixed_precision": mixed_precision}
+    if mixed_precision != "no":
+        suit_attention(pipe.unet, device)
     baseline = Baseline(pipe, how, name, seed)  # peft's absence is said before anything is written, too
     if gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()

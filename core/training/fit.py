@@ -17,6 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..checkpoints import checkpointed, save_atomically
+from ..devices import is_fast_in_bf16
 from ..errors import UserError
 from .best import KeepBest
 from .text_feature import add_noise, draw
@@ -29,8 +30,8 @@ def find_precision(name: str, device: torch.device) -> tuple[AbstractContextMana
     """For the forward pass, and for the loss: fp16 loses small gradients unless it is scaled (Micikevicius et al. 2018). Raises UserError."""
     if name not in PRECISIONS:
         raise UserError(f"the mixed precision is '{name}': give one of {', '.join(PRECISIONS)}")
-    if name != "no" and device.type == "cpu":
-        raise UserError(f"the mixed precision '{name}' is slower on the CPU, not faster: leave it out, or give another --device")
+    if name != "no" and device.type == "cpu" and not (name == "bf16" and is_fast_in_bf16(device)):
+        raise UserError(f"the mixed precision '{name}' is slower on this CPU, not faster: leave it out, or give another --device")
     try:
         autocast = torch.autocast(device.type, PRECISIONS[name], enabled=name != "no")
     except RuntimeError as error:
