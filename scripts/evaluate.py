@@ -13,6 +13,7 @@ stopped goes on when the same command is given again.
 
 import argparse
 import json
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ def main() -> None:
     tables = parser.add_argument_group("tables")
     tables.add_argument("--preset", default="kiln", help="the prior: kiln, sd15, a folder or a Hub id")
     tables.add_argument("--quick", action="store_true", help="short trainings and few images: a look at what there will be, not at who is best")
+    tables.add_argument("--scale", type=float, default=1.0, help="multiplies the 2D tables' training steps and numbers of images (default: 1)")
     tables.add_argument("--out", type=Path, default=Path("outputs/evaluation"), help="reports, models and figures (default: outputs/evaluation)")
     tables.add_argument("--data", help="a folder of the domain's pictures, where they are not the kiln's")
     tables.add_argument("--held-out", help="others of the domain, to learn nothing from (default: every twentieth of --data)")
@@ -50,6 +52,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.seeds < 1 or args.images is not None and args.images < 2:
         raise UserError(f"--seeds is {args.seeds} and --images {args.images}: give at least 1 and 2")
+    if not 0 < args.scale < math.inf:
+        raise UserError(f"--scale is {args.scale:g}: give a number above 0, such as 0.1 for a tenth of training and images")
     if args.quiet:
         from core.progress import hide_loading_bars
 
@@ -117,7 +121,7 @@ def make_table(name: str, args: argparse.Namespace) -> Path:
     from core.evaluation import study, tables
 
     given = {"images": args.images, "steps": args.train_steps, "batch_size": args.batch_size, "inference_steps": args.steps}
-    counts = replace(study.QUICK if args.quick else study.Counts(), **{key: value for key, value in given.items() if value is not None})
+    counts = replace((study.QUICK if args.quick else study.Counts()).scaled(args.scale), **{key: value for key, value in given.items() if value is not None})
     found = study.Study(args.preset, counts, args.out, args.controlnet, device=args.device, quiet=args.quiet)
     worlds = tables.find_study_worlds(found, args.domain, args.data, args.held_out, args.prompts)
     return getattr(tables, name)(found, worlds, command)

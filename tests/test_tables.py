@@ -125,6 +125,12 @@ def replace_study(found, **counts):
                        extractor=Mean(), find_reader=redness)
 
 
+def test_a_study_of_another_scale_trains_and_samples_in_proportion():
+    counts = study.Counts().scaled(0.5)
+    assert (counts.steps, counts.images, counts.per_prompt, counts.edges, counts.curve_per_prompt) == (1375, 1000, 50, 100, 15)
+    assert counts.batch_size == study.Counts().batch_size and study.Counts().scaled(1e-9).per_prompt == 2
+
+
 def test_figures_of_another_count_model_or_extractor_are_other_cells(tiny):
     found, (world,) = tiny
     one = found.prior_contender(world)

@@ -57,6 +57,9 @@ class Counts:
     inference_steps: int | None = None
     seed: int = 0
 
+    def scaled(self, scale: float) -> "Counts":
+        """With so many times the training and the images."""
+        return replace(self, **{name: max(2, round(getattr(self, name) * scale)) for name in ("steps", "images", "per_prompt", "edges", "curve_per_prompt")})
 
 
 def shown_of(count: int) -> range:
