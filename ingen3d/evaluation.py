@@ -24,7 +24,8 @@ QUICK = {"init": {"steps": 20}, "refine": {"steps": 20}}
 TITLE = "Text to 3D"
 FROM_TEXT = [
     Column("method", "Method"),
-    Column("kid", "KID", "low", ".1f"),
+    Column("kid_of_all", "KID of all views", "low", ".1f"),
+    Column("kid", "KID of one pot's", "low", ".1f"),
     Column("class", "class as asked", "high", ".0%"),
     Column("consistency", "view consistency", "high", ".3f"),
     Column("mesh", "meshes", "high", ".0%"),
@@ -38,12 +39,13 @@ LIFTED = [
     Column("mesh", "meshes", "high", ".0%"),
     Column("count", "pots", None, ".0f"),
 ]
-MEASURES = f"""KID compares {VIEWS} views all around an object with the domain's renders of all classes, by the judge's features: no view of one pot
-can reach 0, and what the true pots reach is the least. A view's class is what the judge reads. View consistency is the cosine similarity of the
-features of neighbouring views; an empty or a round object has it, too. Chamfer distance and F-score compare the mesh of a lifted picture with the
-true mesh, both in the world of the camera that took the picture, in fractions of the true one's bounding radius: the mean distance of a point to
-the other surface, both ways averaged, and the harmonic mean of the shares of points within a threshold, of what is seen from outside. A figure is
-the mean over pots, with its 95% interval by bootstrap over them; a pot without a mesh has no distance and counts under meshes."""
+MEASURES = f"""KID compares {VIEWS} views all around an object with the domain's renders of all classes, by the judge's features: those of all pots
+together, which can come near 0, and of each pot alone, which cannot, for it is of one class: what the true pots reach is the least. A view's
+class is what the judge reads. View consistency is the cosine similarity of the features of neighbouring views; an empty or a round object has it, too. Chamfer
+distance and F-score compare the mesh of a lifted picture with the true mesh, both in the world of the camera that took the picture, in fractions of
+the true one's bounding radius: the mean distance of a point to the other surface, both ways averaged, and the harmonic mean of the shares of points
+within a threshold, of what is seen from outside. A figure is the mean over pots, with its 95% interval by bootstrap over them; a pot without a mesh
+has no distance and counts under meshes."""
 
 
 def table3d(
@@ -114,7 +116,7 @@ def section(cells: Cells, pots: Pots, wanted: dict[tuple, Cell], true: list[Cell
     """A domain's tables, views of the first object of each class, and its first object to turn."""
     rows = {task: [row(cells, pots, wanted, task, key) for key in pots.methods] for task in ("text", "lift")}
     if true:
-        rows["text"].append(summary([cells.read(cell) for cell in true]) | {"method": "true pots, rendered", "unranked": True, "mesh": "", "seconds": ""})
+        rows["text"].append(measured(cells, pots, true) | {"method": "true pots, rendered", "unranked": True, "mesh": "", "seconds": ""})
     blocks: list = [Table("From text", FROM_TEXT, rows["text"], prompts(pots))]
     if pots.has_truth:
         blocks.append(Table("Pictures of true pots, lifted", LIFTED, rows["lift"]))
@@ -141,7 +143,12 @@ def row(cells: Cells, pots: Pots, wanted: dict[tuple, Cell], task: str, key: str
     mine = [cell for (its_task, its_key, *_), cell in wanted.items() if (its_task, its_key) == (task, key)]
     if not mine:
         return {column.key: "–" for column in LIFTED} | {"method": pots.methods[key].title}
-    return summary([cells.read(cell) for cell in mine]) | {"method": pots.methods[key].title}
+    return measured(cells, pots, mine) | {"method": pots.methods[key].title}
+
+
+def measured(cells: Cells, pots: Pots, mine: list[Cell]) -> dict[str, Any]:
+    """The summary of some objects, and KID of all their views together."""
+    return summary([cells.read(cell) for cell in mine]) | {"kid_of_all": pots.kid_of_all([cells.folder(cell) for cell in mine])}
 
 
 def summary(found: list[dict[str, float] | None]) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import trimesh
@@ -201,11 +202,18 @@ class Pots:
         return features.extract(self.critic, kiln.views_tensor(load_views(self.renders)).split(128))
 
     def judge_views(self, views: torch.Tensor, name: str, folder: Path) -> dict[str, float]:
-        """Measures of one object's views (N, 3, 128, 128) in [-1, 1], all around it; some of them go to views.png."""
+        """Measures of one object's views (N, 3, 128, 128) in [-1, 1], all around it; some of them go to views.png, their features to features.npy."""
         contact_sheet(to_pil(views[:: max(1, len(views) // SHOWN)])[:SHOWN], columns=SHOWN).save(folder / "views.png")
         found = features.extract(self.critic, views.split(128))
+        np.save(folder / "features.npy", found.numpy())
         right = [seen == name for seen in judge.read(self.critic, views)["class"]]
         return {"kid": features.kid(self.real, found), "class": sum(right) / len(right), "consistency": consistency(found)}
+
+
+    def kid_of_all(self, folders: Sequence[Path]) -> float | None:
+        """KID of the views of several objects together, by the features that `judge_views` left; None where there are none."""
+        found = [torch.from_numpy(np.load(file)) for folder in folders if (file := folder / "features.npy").is_file()]
+        return features.kid(self.real, torch.cat(found)) if found else None
 
 
 def consistency(found: torch.Tensor) -> float:

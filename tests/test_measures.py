@@ -6,11 +6,15 @@ import torch
 from transformers import CLIPConfig, CLIPModel
 
 from core.errors import UserError
+from core.evaluation import kiln
 from core.evaluation.features import density_coverage, fid, kid, memorising, nearest, win_rates, with_interval
 from core.evaluation.readers import ClipReader, JudgeReader, asked
+from core.images import to_pil
+from core.kiln import data, judge
 from core.kiln.judge import Judge
 
 from .conftest import tiny_tokenizer
+from .test_fire import made_up_views
 
 
 def gaussian(count, dim=4, mean=0.0, seed=0):
@@ -119,3 +123,18 @@ def test_clip_finds_the_text_whose_feature_an_image_has(tmp_path):
 def test_a_clip_that_is_not_there_is_said(tmp_path):
     with pytest.raises(UserError, match="CLIP"):
         ClipReader(tmp_path / "none", ["a", "b"])
+
+
+def test_a_runs_kid_is_told_with_that_of_true_objects_of_its_class(kiln_weights, tmp_path, monkeypatch):
+    pytest.importorskip("torchmetrics")
+    made_up_views(tmp_path / "data" / "porcelain", "porcelain")
+    views = kiln.views_tensor(data.load_views(tmp_path / "data" / "porcelain", "test"))  # of objects 0 and 20, two of each
+    for stage in ("init", "refine"):
+        (tmp_path / stage / "views").mkdir(parents=True)
+        for i, image in enumerate(to_pil(views[:2])):
+            image.save(tmp_path / stage / "views" / f"{i}.png")
+    for name, known in ((data.class_of("porcelain", 0), True), ("chair", False)):
+        monkeypatch.setattr(judge, "read", lambda critic, views, name=name: {"class": [name] * len(views)})
+        found = kiln.run_quality(tmp_path, tmp_path / "data")
+        assert found["refine_classes"] == [name, name]
+        assert found["true_kid"] == (pytest.approx(found["refine_kid"], rel=0.05) if known else None), "the run shows that very object"

@@ -19,7 +19,8 @@ from ..kiln.glazes import contrasting, with_article
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
 from ..terms import Control
-from .measures import edge_f_score, fid, kid
+from . import features
+from .measures import edge_f_score, fid
 from .readers import asked
 from .speed import sampling_ratio
 
@@ -224,10 +225,15 @@ def turntable_views(folder: Path, stage: str) -> torch.Tensor:
 
 
 def run_quality(folder: Path, data: Path, domain: str = "porcelain") -> dict[str, object]:
-    """A text-to-3D run by its turntable views: the class in each, and KID to the domain's renders after each stage."""
-    critic, real = judge.Judge.load(), views_tensor(load_views(data / domain))
-    result = {}
+    """A text-to-3D run by its turntable views: the class in each, and KID to the domain's renders after each stage; and `true_kid`, the mean of
+    held-out objects of the class that most views show at last: one object's views are never like those of a whole domain."""
+    critic = judge.Judge.load()
+    real, result = features.extract(critic, views_tensor(load_views(data / domain)).split(128)), {}
     for stage in ("init", "refine"):
         views = turntable_views(folder, stage)
-        result[f"{stage}_kid"], result[f"{stage}_classes"] = kid(critic, real, views), judge.read(critic, views)["class"]
-    return result
+        result[f"{stage}_kid"] = features.kid(real, features.extract(critic, [views]))
+        result[f"{stage}_classes"] = judge.read(critic, views)["class"]
+    name, held_out = max(result["refine_classes"], key=result["refine_classes"].count), load_views(data / domain, "test")
+    objects = sorted({r["object"] for r in held_out.records if r["class"] == name})
+    true = [features.kid(real, features.extract(critic, [views_tensor(held_out.where(lambda r: r["object"] == i))])) for i in objects]
+    return result | {"true_kid": float(np.mean(true)) if true else None}
