@@ -20,14 +20,19 @@ def find_device(name: torch.device | str | None = None) -> torch.device:
 
 
 def is_fast_in_bf16(device: torch.device | str) -> bool:
-    """Whether a training is faster in bf16 there: on CUDA, and on CPUs that multiply it (AVX512-BF16, AMX)."""
-    kind = torch.device(device).type
-    return torch.cpu._is_avx512_bf16_supported() if kind == "cpu" else kind == "cuda"
+    """Whether a training is faster in bf16 there: on GPUs and CPUs that multiply it, since Ampere and since AVX512-BF16."""
+    device = torch.device(device)
+    if device.type == "cpu":
+        return getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()  # an older torch cannot tell
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def suit_attention(unet: torch.nn.Module, device: torch.device) -> None:
-    """Have a network that is trained in bf16 attend as its device does fastest: on a CPU by plain products, as torch's own attention is slow backwards."""
-    if device.type == "cpu" and hasattr(unet, "set_attn_processor"):
+    """Have a network that is trained in bf16 attend as its device does fastest: on a CPU by plain products, as torch's own attention is slow backwards.
+
+    A large one is left alone: torch's never holds all the weights, which grow with the fourth power of the latents' side.
+    """
+    if device.type == "cpu" and hasattr(unet, "set_attn_processor") and unet.config.sample_size <= 32:
         unet.set_attn_processor(AttnProcessor())
 
 

@@ -14,9 +14,17 @@ WEIGHTINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # w(t) from a
 
 
 def sds(
-    latents: torch.Tensor, predict: NoisePredictor, alphas_cumprod: torch.Tensor, t_range: tuple[float, float], generator: torch.Generator
+    latents: torch.Tensor,
+    predict: NoisePredictor,
+    alphas_cumprod: torch.Tensor,
+    t_range: tuple[float, float],
+    generator: torch.Generator,
+    predict_uncond: NoisePredictor | None = None,
 ) -> torch.Tensor:
     """A scalar whose gradient on `latents` (B, C, h, w) is w(t) (eps_hat - eps), with one timestep for each sample.
+
+    predict_uncond: the rule's own eps_0. With it the gradient is w(t) (eps_hat - eps_0), guidance alone (classifier score distillation,
+    Yu et al. 2024): that has none of the noise by which eps_0 - eps pulls this way and that, and blurs what it is to sharpen.
 
     t_range: fractions of the schedule's length, drawn uniformly between them. generator: on the CPU, so that a seed gives the same
     draws on every device. Samples are summed: divide by B for a mean.
@@ -25,17 +33,24 @@ def sds(
     low, high = (min(int(fraction * steps), steps - 1) for fraction in t_range)
     t = torch.randint(low, high + 1, (batch,), generator=generator).to(latents.device)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
-    return with_gradient(latents, sds_gradient(latents, predict, alphas_cumprod, t, noise))
+    return with_gradient(latents, sds_gradient(latents, predict, alphas_cumprod, t, noise, predict_uncond=predict_uncond))
 
 
 @torch.no_grad()
 def sds_gradient(
-    latents: torch.Tensor, predict: NoisePredictor, alphas_cumprod: torch.Tensor, t: torch.Tensor, noise: torch.Tensor, weighting: str = "sds"
+    latents: torch.Tensor,
+    predict: NoisePredictor,
+    alphas_cumprod: torch.Tensor,
+    t: torch.Tensor,
+    noise: torch.Tensor,
+    weighting: str = "sds",
+    predict_uncond: NoisePredictor | None = None,
 ) -> torch.Tensor:
-    """w(t) (eps_hat - eps), (B, C, h, w), for timesteps t (B,) and noise eps (B, C, h, w)."""
+    """w(t) (eps_hat - eps), (B, C, h, w), for timesteps t (B,) and noise eps (B, C, h, w); with `predict_uncond` w(t) (eps_hat - eps_0)."""
     alpha_bar = alphas_cumprod.to(latents)[t].view(-1, 1, 1, 1)
     z_t = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
-    return torch.nan_to_num(WEIGHTINGS[weighting](alpha_bar) * (predict(z_t, t) - noise))
+    origin = noise if predict_uncond is None else predict_uncond(z_t, t)
+    return torch.nan_to_num(WEIGHTINGS[weighting](alpha_bar) * (predict(z_t, t) - origin))
 
 
 def with_gradient(latents: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

@@ -40,12 +40,12 @@ LIFTED = [
     Column("count", "pots", None, ".0f"),
 ]
 MEASURES = f"""KID compares {VIEWS} views all around an object with the domain's renders of all classes, by the judge's features: those of all pots
-together, which can come near 0, and of each pot alone, which cannot, for it is of one class: what the true pots reach is the least. A view's
-class is what the judge reads. View consistency is the cosine similarity of the features of neighbouring views; an empty or a round object has it, too. Chamfer
+together, and those of each pot alone, which is of one class and far from the rest: what the true pots reach is the least. A view's class is what
+the judge reads. View consistency is the cosine similarity of the features of neighbouring views; an empty or a round object has it, too. Chamfer
 distance and F-score compare the mesh of a lifted picture with the true mesh, both in the world of the camera that took the picture, in fractions of
 the true one's bounding radius: the mean distance of a point to the other surface, both ways averaged, and the harmonic mean of the shares of points
-within a threshold, of what is seen from outside. A figure is the mean over pots, with its 95% interval by bootstrap over them; a pot without a mesh
-has no distance and counts under meshes."""
+within a threshold, of what is seen from outside. Other figures than KID of all are means over pots, with 95% intervals by bootstrap over them; a pot
+without a mesh has no distance and counts under meshes."""
 
 
 def table3d(
@@ -53,6 +53,7 @@ def table3d(
     domains: Sequence[str] = (),
     out: str | Path = "outputs/evaluation",
     quick: bool = False,
+    counts: study.Counts | None = None,
     device=None,
     quiet: bool = False,
     command: str = "python scripts/evaluate.py table3d",
@@ -61,7 +62,8 @@ def table3d(
 ) -> Path:
     """The report of OUT/table3d, report.html; its figures are cells in OUT/cells, its runs lie in OUT/runs, 13 MB each.
 
-    domains: by default all that ship over this preset. quick: two classes, one seed and few steps, to see that all of it runs. overrides:
+    domains: by default all that ship over this preset. quick: two classes, one seed and few steps, to see that all of it runs. counts: Table 1's,
+    for its fine-tuned prior. overrides:
     settings that all methods share. fine_tuned: domain -> the prior fine-tuned for it; by default Table 1's, trained where it is not there.
     The whole takes about 11 hours a domain on two cores: 147 objects from text and 105 lifted pictures. What is done is reported after each,
     a stopped run goes on where it was, and `accelerate launch` shares the work. Raises UserError.
@@ -72,7 +74,7 @@ def table3d(
     common = OmegaConf.to_container(OmegaConf.merge(TURNTABLE, QUICK if quick else {}, dict(overrides or {})))
     out, count, seeds = Path(out), 2 if quick else CLASSES, range(1 if quick else SEEDS)
     names, runs = list(domains) or shipped(preset), out / "runs" / ("quick" if quick else "full")
-    fine_tuned = fine_tuned or {name: fine_tune(preset, name, out, quick, device, quiet) for name in names}
+    fine_tuned = fine_tuned or {name: fine_tune(preset, name, out, counts or (study.QUICK if quick else study.Counts()), device, quiet) for name in names}
     pots = {name: Pots(preset, name, common, runs, fine_tuned[name], device, quiet) for name in names}
     wanted = {name: each.cells(each.classes[:count], seeds) for name, each in pots.items()}
     true = {name: [each.rendered(c, s) for c in each.classes[:count] for s in seeds] if each.has_truth else [] for name, each in pots.items()}
@@ -92,9 +94,9 @@ def table3d(
     return write() if state.is_main_process else out / "table3d" / "report.html"
 
 
-def fine_tune(preset: str, domain: str, out: Path, quick: bool, device: torch.device, quiet: bool) -> Path:
+def fine_tune(preset: str, domain: str, out: Path, counts: study.Counts, device: torch.device, quiet: bool) -> Path:
     """The folder of Table 1's fine-tuned prior: from the pictures that the domain's model learns from, for as many steps."""
-    found = study.Study(preset, study.QUICK if quick else study.Counts(), out, device=device, quiet=quiet)
+    found = study.Study(preset, counts, out, device=device, quiet=quiet)
     (world,) = tables.find_study_worlds(found, [domain])
     trained = found.train(world, ["fine-tuning"])["fine-tuning"]
     return Path(tables.last(trained).folder)
@@ -106,7 +108,7 @@ def facts(pots: dict[str, Pots], count: int, seeds: range) -> dict[str, Any]:
     return {
         **{f"objects of {name}": f"{', '.join(each.classes[:count])}, each of {len(seeds)} seeds" for name, each in pots.items()},
         "steps": f"{s.init.steps + s.refine.steps} for each method; ours {s.init.steps} with Zero-1-to-3, {s.refine.steps} with the rule",
-        "KID": f"{VIEWS} views of an object, elevation {s.turntable.elevation_deg:g} degrees, 50 subsets of {VIEWS}, judge's features",
+        "KID": f"{VIEWS} views of an object, elevation {s.turntable.elevation_deg:g} degrees, or all objects' views; 50 subsets of as many; judge's features",
         "shape": f"{QUERIES} points of a mesh to the nearest of {SAMPLES} on the other; thresholds {', '.join(map(str, THRESHOLDS))} bounding radii",
         "true pots": "of the domain's ground truth, held out from all training, another for each seed",
     }
@@ -147,8 +149,9 @@ def row(cells: Cells, pots: Pots, wanted: dict[tuple, Cell], task: str, key: str
 
 
 def measured(cells: Cells, pots: Pots, mine: list[Cell]) -> dict[str, Any]:
-    """The summary of some objects, and KID of all their views together."""
-    return summary([cells.read(cell) for cell in mine]) | {"kid_of_all": pots.kid_of_all([cells.folder(cell) for cell in mine])}
+    """The summary of some objects, and KID of all their views together when all are there: of fewer classes it is higher."""
+    found = [cells.read(cell) for cell in mine]
+    return summary(found) | {"kid_of_all": pots.kid_of_all([cells.folder(cell) for cell in mine]) if None not in found else None}
 
 
 def summary(found: list[dict[str, float] | None]) -> dict[str, Any]:

@@ -57,12 +57,13 @@ def methods(s: Settings) -> dict[str, Method]:
     the learning rates and cameras of our first field. Zero-1-to-3 only: the first field, longer.
     No rectification (Fig. 12a): eps_0 is the customised network's own, that is eps_d, for a null-text UNet has no condition to leave out. The
     domain's term eps_d - eps_0 then vanishes, and what is left is eps_d + w_c (eps_c - eps_d), with the same w_c: from the domain away,
-    towards the prior's prediction for the prompt. No domain, no text: the one term that is left has all of w0 (Sec. 3.4 with K = 1).
+    towards the prior's prediction for the prompt; with `csd` of that the last alone. No domain, no text: the one term that is
+    left has all of w0 (Sec. 3.4 with K = 1).
     """
     total = s.init.steps + s.refine.steps
     dreamfusion = dict(t_start=[0.02, 0.98], t_end=[0.02, 0.98], guidance_scale=DREAMFUSION_SCALE, guidance_end=DREAMFUSION_SCALE)
     learning = dict(steps=total, lr_planes=s.init.lr_planes, lr_mlp=s.init.lr_mlp, elevation_range=list(s.init.elevation_range))
-    scratch = {"init": {"steps": 0}, "refine": dreamfusion | learning | {"rgb": 0.0, "mask": 0.0}}
+    scratch = {"init": {"steps": 0}, "refine": dreamfusion | learning | {"rgb": 0.0, "mask": 0.0, "csd": False}}
     return {
         "sds-prior": Method("SDS from scratch, prior", scratch, "prior"),
         "sds-fine-tuned": Method("SDS from scratch, fine-tuned prior", scratch, "fine-tuned"),
@@ -208,7 +209,6 @@ class Pots:
         np.save(folder / "features.npy", found.numpy())
         right = [seen == name for seen in judge.read(self.critic, views)["class"]]
         return {"kid": features.kid(self.real, found), "class": sum(right) / len(right), "consistency": consistency(found)}
-
 
     def kid_of_all(self, folders: Sequence[Path]) -> float | None:
         """KID of the views of several objects together, by the features that `judge_views` left; None where there are none."""

@@ -90,6 +90,7 @@ class RefineSettings(OptimiseSettings):
     mask: float = 50.0
     domain_scale: float | None = None  # w_d and w_c, in diffusers' convention; None: Sec. 3.4's
     control_scale: float | None = None
+    csd: bool = False  # w(t) (eps_hat - eps_0), guidance alone, in place of SDS's w(t) (eps_hat - eps); for one more prediction of a view
     rectify: bool = True  # eps_0 from the prior (Sec. 3.2), not from the customised network
     view_dependent_prompt: bool = False
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from core.errors import UserError
+from core.guidance import MultiGuidance
 
 from .cameras import Cameras, orbit, random_cameras
 from .distillation import anneal, sds
@@ -99,7 +100,7 @@ def refine(
 ) -> dict:
     """Stage 3: the multi-guidance rule's score at random views, the shape held by low timesteps and the reference. Changes the field.
 
-    From the density blob, without a reference and with the prompt's term alone, this is DreamFusion.
+    From the density blob, without a reference, with the prompt's term alone and without `csd`, this is DreamFusion.
     """
     s, predictors = settings.refine, {}
 
@@ -115,9 +116,12 @@ def refine(
 
     def score(images: torch.Tensor, cameras: Cameras, t_range, guidance_scale: float) -> torch.Tensor:
         latents, alphas_cumprod = pipe.encode_images(images).float(), pipe.scheduler.alphas_cumprod
-        return sum(
-            sds(latents[i : i + 1], predictor(cameras[i], guidance_scale), alphas_cumprod, t_range, generator) for i in range(len(cameras))
-        )
+
+        def score_of(i: int) -> torch.Tensor:
+            rule = predictor(cameras[i], guidance_scale)
+            return sds(latents[i : i + 1], rule, alphas_cumprod, t_range, generator, MultiGuidance(rule.uncond, []) if s.csd else None)
+
+        return sum(map(score_of, range(len(cameras))))
 
     return distil(field, grid, reference, score, s, settings.camera, size, generator, checkpoint, "refine", quiet)
 

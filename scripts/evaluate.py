@@ -39,13 +39,13 @@ def main() -> None:
     tables = parser.add_argument_group("tables")
     tables.add_argument("--preset", default="kiln", help="the prior: kiln, sd15, a folder or a Hub id")
     tables.add_argument("--quick", action="store_true", help="short trainings and few images: a look at what there will be, not at who is best")
-    tables.add_argument("--scale", type=float, default=1.0, help="multiplies the 2D tables' training steps and numbers of images (default: 1)")
+    tables.add_argument("--scale", type=float, default=1.0, help="multiplies training steps and numbers of images where they are not given (default: 1)")
     tables.add_argument("--out", type=Path, default=Path("outputs/evaluation"), help="reports, models and figures (default: outputs/evaluation)")
     tables.add_argument("--data", help="a folder of the domain's pictures, where they are not the kiln's")
     tables.add_argument("--held-out", help="others of the domain, to learn nothing from (default: every twentieth of --data)")
     tables.add_argument("--prompts", help="a text file of what to ask for, one a line, such as 'a vase'; needed with --data")
     tables.add_argument("--controlnet", help="one that reads edges, by its folder or Hub id (default: the preset's)")
-    tables.add_argument("--train-steps", type=int, help="of each method's training (default: 2750)")
+    tables.add_argument("--train-steps", type=int, help="of each method's training (default: 2750 by --scale)")
     tables.add_argument("--batch-size", type=int, help="of each method's training (default: 16)")
     tables.add_argument("--steps", type=int, help="of the sampler (default: the preset's)")
     tables.add_argument("--device", help="cuda, mps or cpu; the best there is by default")
@@ -112,16 +112,17 @@ def print_figures(names: list[str], args: argparse.Namespace) -> None:
 def make_table(name: str, args: argparse.Namespace) -> Path:
     """The table's report."""
     command = f"python {shlex.join(sys.argv)}"
-    if name == "table3d":
-        from ingen3d.evaluation import table3d
-
-        return table3d(preset=args.preset, domains=args.domain, quick=args.quick, out=args.out, device=args.device, quiet=args.quiet, command=command)
     from dataclasses import replace
 
     from core.evaluation import study, tables
 
     given = {"images": args.images, "steps": args.train_steps, "batch_size": args.batch_size, "inference_steps": args.steps}
     counts = replace((study.QUICK if args.quick else study.Counts()).scaled(args.scale), **{key: value for key, value in given.items() if value is not None})
+    if name == "table3d":
+        from ingen3d.evaluation import table3d
+
+        common = dict(out=args.out, device=args.device, quiet=args.quiet, command=command)
+        return table3d(preset=args.preset, domains=args.domain, quick=args.quick, counts=counts, **common)
     found = study.Study(args.preset, counts, args.out, args.controlnet, device=args.device, quiet=args.quiet)
     worlds = tables.find_study_worlds(found, args.domain, args.data, args.held_out, args.prompts)
     return getattr(tables, name)(found, worlds, command)

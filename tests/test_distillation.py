@@ -26,6 +26,13 @@ def test_gradient_is_w_times_predicted_minus_true_noise():
     assert torch.allclose(latents.grad, (1 - alpha) * (torch.tanh(predict.z_t) * 1.7 - noise), atol=1e-5)
 
 
+def test_with_eps_0_guidance_alone_is_distilled():
+    latents, predict = torch.randn(2, 4, 8, 8, requires_grad=True), Recorder()
+    sds(latents, predict, ALPHAS, (0.02, 0.98), torch.Generator().manual_seed(0), lambda z_t, t: 0.3 * z_t).backward()
+    alpha = ALPHAS[predict.t].view(-1, 1, 1, 1)
+    assert torch.allclose(latents.grad, (1 - alpha) * (torch.tanh(predict.z_t) * 1.7 - 0.3 * predict.z_t), atol=1e-5)
+
+
 def test_the_predictor_gets_no_gradient_and_a_perfect_one_gives_none():
     latents, weight = torch.randn(1, 4, 8, 8, requires_grad=True), torch.ones(1, requires_grad=True)
 

@@ -189,6 +189,18 @@ def test_all_methods_have_the_same_number_of_steps():
     for method in methods(settings).values():
         own = load_settings("kiln", dict(method.overrides))
         assert own.init.steps + own.refine.steps == settings.init.steps + settings.refine.steps
+        assert own.refine.csd == (settings.refine.csd and method.models == "domain"), "DreamFusion's is SDS, whatever ours is"
+
+
+def test_guidance_alone_is_over_the_rules_own_eps_0(pipes, tmp_path, monkeypatch):
+    given, sds = {}, stages.sds
+    for csd in (True, False):
+        monkeypatch.setattr(stages, "sds", lambda *args, csd=csd: given.setdefault(csd, args) and sds(*args))
+        rule_of(pipes["domain"], pots.Method("", {"refine": {"csd": csd}}), tmp_path / str(csd))
+    z_t, t, pipe = torch.randn(1, 4, 8, 8), torch.tensor([500]), pipes["domain"]
+    with torch.no_grad():
+        assert torch.allclose(given[True][-1](z_t, t), pipe.unet(z_t, t, pipe.encode_prompt([""])).sample, atol=1e-5)
+    assert given[False][-1] is None
 
 
 class Painter(FakeModels):

@@ -28,7 +28,7 @@ from tests.test_fire import made_up_views
 SMALL = {
     "field": {"resolution": 32, "features": 4, "levels": 2, "hidden": 16},
     "init": {"steps": 40, "lr_planes": 0.05, "render_size": 16, "samples": 24},
-    "refine": {"steps": 8, "render_size": 16, "samples": 24},
+    "refine": {"steps": 8, "render_size": 16, "samples": 24, "csd": False},  # the stand-in's rule has no eps_0
     "mesh": {"resolution": 48, "faces": 2500, "texture_size": 256},
     "turntable": {"views": 2, "frames": 3, "size": 32, "samples": 32},
 }
@@ -185,6 +185,7 @@ def test_a_run_is_judged_by_its_own_domain(kiln_weights, picture, tmp_path, monk
     [
         ("prior --seeds 0", "--seeds is 0"),
         ("domain --images 1", "--images 1"),
+        ("table1 --scale 0", "--scale is 0"),
         ("domain --domain porcelan", "did you mean 'porcelain'"),
         ("run", "no run folder"),
     ],

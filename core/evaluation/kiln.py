@@ -226,7 +226,7 @@ def turntable_views(folder: Path, stage: str) -> torch.Tensor:
 
 def run_quality(folder: Path, data: Path, domain: str = "porcelain") -> dict[str, object]:
     """A text-to-3D run by its turntable views: the class in each, and KID to the domain's renders after each stage; and `true_kid`, the mean of
-    held-out objects of the class that most views show at last: one object's views are never like those of a whole domain."""
+    held-out objects of the class that most views show at last, in their few renders: one object's views are never like those of a whole domain."""
     critic = judge.Judge.load()
     real, result = features.extract(critic, views_tensor(load_views(data / domain)).split(128)), {}
     for stage in ("init", "refine"):

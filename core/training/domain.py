@@ -75,8 +75,8 @@ def train_domain(
     dtype: of the saved weights, which are the moving average.
     accumulation: parts of a batch that are computed one after the other, and gradient_checkpointing: both for less memory, to the same end;
     pictures too are encoded and made no more at once than a part has.
-    mixed_precision: "bf16" or "fp16", on a CPU "bf16" alone, where it multiplies that: less memory and time; weights, their average and text
-    feature stay in fp32.
+    mixed_precision: "bf16" or "fp16": less memory and time; on a CPU "bf16" alone, for less time, where it multiplies that. Weights, their
+    average and text feature stay in fp32.
     fid_every: steps from one measurement of FID to the next, on `fid_images` images; what is saved is the average where it was lowest.
     patience: end the training after so many measurements without a lower one. tensorboard: write losses and FID for it too, into `work`.
     A killed run goes on where it was, to the same weights, when called again; resume=False starts anew. Raises UserError.
