@@ -38,7 +38,7 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), "kiln", 128, 128, 3.0, 25, (2.5, 4.5), (4.5, 2.5), 2.0, (0.0, 0.6), 2, 3e-4,
+        Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), "kiln", 128, 128, 3.0, 25, (2.0, 3.0), (3.5, 1.5), 1.0, (0.0, 0.6), 2, 3e-4,
                judge=str(WEIGHTS / "judge" / "model.safetensors"), controlnet=str(WEIGHTS / "controlnet")),
         Preset("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "kxic/zero123-xl", "sd15", 512, 256, 7.0, 25, None, None, 1.0, (0.0, 1.0), 1, 1e-5),
     )

@@ -88,6 +88,7 @@ class RefineSettings(OptimiseSettings):
     t_end: tuple[float, float] = (0.02, 0.3)
     rgb: float = 100.0
     mask: float = 50.0
+    hold: float = 0.0  # of the first field's silhouettes, at the views that the score sees
     domain_scale: float | None = None  # w_d and w_c, in diffusers' convention; None: Sec. 3.4's
     control_scale: float | None = None
     csd: bool = False  # w(t) (eps_hat - eps_0), guidance alone, in place of SDS's w(t) (eps_hat - eps); for one more prediction of a view

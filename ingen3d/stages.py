@@ -3,6 +3,7 @@
 Each takes what it needs and returns what it made; folders and resuming are the pipeline's.
 """
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -123,7 +124,8 @@ def refine(
 
         return sum(map(score_of, range(len(cameras))))
 
-    return distil(field, grid, reference, score, s, settings.camera, size, generator, checkpoint, "refine", quiet)
+    first = copy.deepcopy((field, grid)) if s.hold and settings.init.steps else None  # the density blob is no shape to hold
+    return distil(field, grid, reference, score, s, settings.camera, size, generator, checkpoint, "refine", quiet, first)
 
 
 def view_phrase(camera: Cameras, front_deg: float = 0.0) -> str:
@@ -146,8 +148,11 @@ def distil(
     checkpoint: Path,
     name: str,
     quiet: bool,
+    first: tuple[TriPlaneField, OccupancyGrid] | None = None,
 ) -> dict:
     """Both optimisation stages: reference reconstruction, a score at random views, and threestudio's shape priors.
+
+    first: a field whose silhouettes are to be held at those views.
 
     score(images (B, 3, size, size) in [-1, 1], cameras, t_range, guidance_scale) -> scalar, summed over B.
     """
@@ -169,6 +174,10 @@ def distil(
         images = F.interpolate(new.rgb.permute(0, 3, 1, 2), (size, size), mode="bilinear", align_corners=False) * 2 - 1
         progress = step / s.steps
         terms["sds"] = s.sds / s.batch * score(images, views, anneal(s.t_start, s.t_end, progress), s.guidance_at(progress))
+        if first is not None:
+            with torch.no_grad():
+                silhouette = render(*first, views, side, side, s.samples, 1.0, generator).opacity
+            terms["hold"] = s.hold * F.mse_loss(new.opacity, silhouette)
         return terms | shape_priors(field, new, s)
 
     return optimise(objective, field, grid, settings, generator, checkpoint, name=name, quiet=quiet)

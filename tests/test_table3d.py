@@ -150,10 +150,10 @@ def rule_of(pipe, method, tmp_path):
 EXPECTED = {  # the network of eps_0, those of the terms, and the guidance at the first step
     "sds-prior": ("unet", ["unet"], 101),
     "sds-fine-tuned": ("unet", ["unet"], 101),
-    "ours": ("unet", ["domain_unet", "unet"], 7),
-    "no-rectification": ("domain_unet", ["domain_unet", "unet"], 7),
-    "no-domain": ("unet", ["unet"], 7),
-    "no-text": ("unet", ["domain_unet"], 7),
+    "ours": ("unet", ["domain_unet", "unet"], 3),
+    "no-rectification": ("domain_unet", ["domain_unet", "unet"], 3),
+    "no-domain": ("unet", ["unet"], 3),
+    "no-text": ("unet", ["domain_unet"], 3),
     "zero123": None,
 }
 

@@ -109,6 +109,17 @@ def test_refinements_guidance_goes_from_its_first_to_its_last_value(picture, tmp
     assert used == [8.0, 7.0, 6.0, 5.0]
 
 
+def test_refinement_holds_the_first_fields_silhouettes(picture, tmp_path):
+    """Its rule wants blue everywhere: without being held the object spreads."""
+
+    def growth(hold: float) -> float:
+        run = make(picture, tmp_path / str(hold), overrides={"refine": SMALL["refine"] | {"steps": 40, "sds": 2.0, "hold": hold}})
+        covered = {stage: (np.asarray(Image.open(run.folder / stage / "views.png")) < 250).any(-1).mean() for stage in ("init", "refine")}
+        return covered["refine"] - covered["init"]
+
+    assert growth(2000.0) < 0.5 * growth(0.0)
+
+
 def test_a_guidance_scale_that_was_asked_for_holds_throughout():
     assert load_settings("kiln").refine.guidance_end is not None
     assert load_settings("kiln", ["refine.guidance_scale=9"]).refine.guidance_at(1.0) == 9.0
