@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parent / "weights"
 CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")) / "kiln"
 OBJECTS = dict.fromkeys(DOMAINS, (1200, 3, 0)) | {"toon": (720, 3, 0), "base": (20160, 2, 1)}  # objects, photo views, wide views
-STEPS = {"autoencoder": 5000, "decoder": 3000, "clip": 600, "prior": 28000, "porcelain": 1600, "face": 1000, "animal": 1000,
+STEPS = {"autoencoder": 5000, "decoder": 3000, "clip": 600, "prior": 28000, "porcelain": 13000, "face": 1000, "animal": 1000,
          "toon": 1000, "zero123": 4500, "controlnet": 1000, "judge": 5000}
 GPU_BATCH = 16  # times as many views a step on a GPU, which fewer leave idle; 4 times for domains, whose pictures are few
 SHOWN = 8  # images on a sample sheet, or pairs
