@@ -40,7 +40,7 @@ LIFTED = [
     Column("count", "pots", None, ".0f"),
 ]
 MEASURES = f"""KID compares {VIEWS} views all around an object with the domain's renders of all classes, by the judge's features: those of all pots
-together, and those of each pot alone, which is of one class and far from the rest: what the true pots reach is the least. A view's class is what
+together, and those of each pot alone, which is of one class and far from the rest: compare it with the true pots'. A view's class is what
 the judge reads. View consistency is the cosine similarity of the features of neighbouring views; an empty or a round object has it, too. Chamfer
 distance and F-score compare the mesh of a lifted picture with the true mesh, both in the world of the camera that took the picture, in fractions of
 the true one's bounding radius: the mean distance of a point to the other surface, both ways averaged, and the harmonic mean of the shares of points
@@ -65,7 +65,7 @@ def table3d(
     domains: by default all that ship over this preset. quick: two classes, one seed and few steps, to see that all of it runs. counts: Table 1's,
     for its fine-tuned prior. overrides:
     settings that all methods share. fine_tuned: domain -> the prior fine-tuned for it; by default Table 1's, trained where it is not there.
-    The whole takes about 11 hours a domain on two cores: 147 objects from text and 105 lifted pictures. What is done is reported after each,
+    The whole takes hours a domain on two cores: 147 objects from text and 105 lifted pictures. What is done is reported after each,
     a stopped run goes on where it was, and `accelerate launch` shares the work. Raises UserError.
     """
     if find_preset(preset).judge is None:

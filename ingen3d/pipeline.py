@@ -101,7 +101,7 @@ def text_to_3d(
 
     domain: a known one (porcelain is the kiln's), its folder or Hub id, or None for the prior alone.
     image: start from this picture and not from a sampled one. steps: of each of the two optimisation stages. Without steps of the first and
-    weights of the reference in the second, the object is made from the prompt alone, as in DreamFusion.
+    weights of the reference in the second, the object is made from the prompt alone.
     overrides: settings on top of the preset's, as a mapping or a list of 'refine.sds=0.2'. models: in place of the preset's own.
     engine: "native", or "threestudio" for the optimisation by the checkout at threestudio_root, on a GPU.
     Files go to OUT/DOMAIN/PROMPT-SEED/, or with a short hash after that where another preset or image has a run there already.

@@ -125,7 +125,7 @@ class Settings:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the object is made from a picture, and not from the prompt alone as in DreamFusion."""
+        """Whether the object is made from a picture, and not from the prompt alone."""
         return self.init.steps > 0 or self.refine.rgb > 0 or self.refine.mask > 0
 
 

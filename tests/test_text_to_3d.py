@@ -117,7 +117,8 @@ def test_refinement_holds_the_first_fields_silhouettes(picture, tmp_path):
         covered = {stage: (np.asarray(Image.open(run.folder / stage / "views.png")) < 250).any(-1).mean() for stage in ("init", "refine")}
         return covered["refine"] - covered["init"]
 
-    assert growth(2000.0) < 0.5 * growth(0.0)
+    free, held = growth(0.0), growth(2000.0)
+    assert free > 0.05 and abs(held) < 0.5 * free
 
 
 def test_a_guidance_scale_that_was_asked_for_holds_throughout():
