@@ -207,6 +207,15 @@ def test_guidance_alone_is_over_the_rules_own_eps_0(pipes, tmp_path, monkeypatch
     assert given[False][-1] is None
 
 
+def test_a_first_field_is_held_and_a_density_blob_is_not(pipes, tmp_path, monkeypatch):
+    held, distil = [], stages.distil
+    monkeypatch.setattr(stages, "distil", lambda *args: held.append(args[-1]) or distil(*args))
+    for steps in (1, 0):
+        (tmp_path / str(steps)).mkdir()
+        rule_of(pipes["domain"], pots.Method("", {"init": {"steps": steps}, "refine": {"hold": 1.0}}), tmp_path / str(steps))
+    assert held[0] is not None and held[1] is None
+
+
 class Painter(FakeModels):
     """Samples a disc, with a domain alone."""
 

@@ -16,6 +16,7 @@ import torch
 import trimesh
 from PIL import Image
 
+from core.devices import is_fast_in_bf16
 from core.errors import UserError
 from core.evaluation import contenders, readers, study, tables, worlds
 from core.evaluation.cells import Cell, Cells
@@ -72,6 +73,12 @@ def made(tiny):
         patch.setattr("core.training.domain.save_samples", lambda *_: None)  # the training's own sheets take long
         page = tables.table1(found, its_worlds, "python scripts/evaluate.py table1")
     return json.loads((page.parent / "report.json").read_text())
+
+
+def test_all_methods_are_trained_in_the_precision_that_is_fast_there(tiny, made):
+    found, _ = tiny
+    records = [json.loads(file.read_text())["training"] for name in ("baseline", "domain") for file in found.out.glob(f"models/*/*/{name}.json")]
+    assert {record["mixed_precision"] for record in records} == {"bf16" if is_fast_in_bf16("cpu") else "no"} and len(records) >= 6
 
 
 def blocks(report, kind):

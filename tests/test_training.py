@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -168,6 +169,20 @@ def test_a_precision_that_is_not_there_is_said(monkeypatch):
         find_precision("fp16", torch.device("cpu"))
     with pytest.raises(UserError, match="'fp8': give one of no, fp16, bf16"):
         find_precision("fp8", torch.device("cuda"))
+
+
+@pytest.mark.parametrize("precision, processor", [("no", AttnProcessor2_0), ("bf16", AttnProcessor)])
+def test_in_bf16_a_cpu_attends_by_plain_products(precision, processor, tiny_sd, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    seen = set()
+
+    def look(unet, *args, **kwargs):
+        seen.update(type(each.processor) for each in unet.modules() if hasattr(each, "set_processor"))
+        return denoising_gradients(unet, *args, **kwargs)
+
+    monkeypatch.setattr(domain_module, "denoising_gradients", look)
+    train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT, mixed_precision=precision)
+    assert seen == {processor}
 
 
 def half_precision(name, device):
