@@ -438,6 +438,33 @@ def test_only_long_trainings_on_a_cpu_that_multiplies_bf16_are_compiled(monkeypa
     assert next(p for p in unet.parameters() if p.dim() == 4).is_contiguous(memory_format=torch.channels_last)
 
 
+def test_norms_of_a_training_in_bf16_compute_in_the_precision_that_they_are_given_and_are_else_the_same():
+    unet, z_t, context = tiny_pipeline().unet, torch.randn(2, 4, 4, 4), torch.randn(2, 5, 24)
+    names, before = list(unet.state_dict()), unet(z_t, 5, context).sample
+    loop.suit_norms(unet)
+    copy = torch.optim.swa_utils.AveragedModel(unet).module
+    assert list(unet.state_dict()) == names and torch.equal(copy(z_t, 5, context).sample, before)
+    norms = [each for each in unet.modules() if isinstance(each, (torch.nn.GroupNorm, torch.nn.LayerNorm))]
+    assert {type(each) for each in norms} == {loop.GroupNorm, loop.LayerNorm}
+    with torch.autocast("cpu", torch.bfloat16):
+        for norm in norms:
+            x = torch.randn(2, norm.num_channels, 3, 3) if isinstance(norm, loop.GroupNorm) else torch.randn(2, *norm.normalized_shape)
+            assert norm(x.bfloat16()).dtype == torch.bfloat16
+            torch.testing.assert_close(norm(x.bfloat16()).float(), norm(x), atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a GPU"))])
+def test_a_recorded_training_is_the_same_training(tmp_path, device):
+    def train(recorded):
+        torch.manual_seed(0)
+        model, draws = torch.nn.Linear(3, 3).to(device), loop.generator(torch.device(device))
+        loss = lambda step: {"loss": (model(torch.randn(4, 3, generator=draws, device=device)) - 1).square().mean()}
+        fit(model, loss, 30, 1e-2, tmp_path / str(recorded), recorded=recorded, warmup=20, quiet=True)
+        return model.weight.detach()
+
+    torch.testing.assert_close(train(recorded=True), train(recorded=False))
+
+
 def test_a_feature_of_the_judge_sees_the_whole_object():
     net = judge.Judge({"class": ("vase", "bowl")}).eval()
     x = torch.rand(1, 3, 128, 128, requires_grad=True)

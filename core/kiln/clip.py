@@ -47,8 +47,8 @@ def new_processor() -> CLIPImageProcessor:
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
-    """(B, MAX_TOKENS) token ids, padded as Stable Diffusion pads."""
-    return tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
+    """(B, T) token ids, padded as Stable Diffusion pads."""
+    return tokenizer(captions, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt").input_ids
 
 
 def small(images: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -11,8 +11,8 @@ from torch import nn
 
 from ..checkpoints import fingerprint
 from ..conditions import canny
-from ..text import encode_prompts
 from ..training.text_feature import denoising_loss
+from .clip import tokenize
 from .loop import digest, fit, generator, make_fast
 
 BATCH = 16
@@ -50,18 +50,20 @@ def train(latents: torch.Tensor, edges: torch.Tensor, captions: list[str], prior
     net = from_prior(unet).to(device)
     make_fast(device, steps, unet, net)
     scheduler = DDPMScheduler.from_config(prior.scheduler.config)
+    ids, empty = tokenize(prior.tokenizer, captions), tokenize(prior.tokenizer, [""])
+    made_from = digest(latents, edges, ids, batch_size, fingerprint(unet, text_encoder))
+    latents, edges, ids, empty = (x.to(device) for x in (latents, edges, ids, empty))
 
     def loss(step):
-        index = torch.randint(len(latents), (batch_size,))
-        prompts = ["" if drop else captions[i] for i, drop in zip(index, torch.rand(batch_size) < NO_TEXT)]
-        context, picture = encode_prompts(prior.tokenizer, text_encoder, prompts), as_picture(edges[index]).to(device)
+        index = torch.randint(len(latents), (batch_size,), device=device)
+        tokens = torch.where(torch.rand(batch_size, 1, device=device) < NO_TEXT, empty, ids[index])
+        context, picture = text_encoder(tokens).last_hidden_state, as_picture(edges[index])
 
         def predict(z_t, t):
             z_t = z_t.contiguous(memory_format=torch.channels_last)
             down, mid = net(z_t, t, context, picture, return_dict=False)
             return unet(z_t, t, context, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
 
-        return {"loss": denoising_loss(predict, scheduler, latents[index].to(device).float(), generator(device))}
+        return {"loss": denoising_loss(predict, scheduler, latents[index].float(), generator(device))}
 
-    made_from = digest(latents, edges, captions, batch_size, fingerprint(unet, text_encoder))
-    return fit(net, loss, steps, 5e-4, folder, made_from=made_from, sample=sample, quiet=quiet)
+    return fit(net, loss, steps, 5e-4, folder, made_from=made_from, recorded=True, sample=sample, quiet=quiet)

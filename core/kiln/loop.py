@@ -1,4 +1,4 @@
-"""The one training loop of the kiln: resumable, logged, with a moving average; in bf16 and compiled where that is faster."""
+"""The one training loop of the kiln: resumable, logged, with a moving average; in bf16, and compiled or recorded, where that is faster."""
 
 import csv
 import hashlib
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
@@ -34,18 +35,77 @@ def digest(*inputs) -> str:
 
 
 def gains(device: torch.device, steps: int) -> bool:
-    """Whether a training of so many steps gains by bf16 and compiling: on CUDA, or on a CPU that multiplies bf16, if it is long enough to pay for that."""
+    """Whether a training of so many steps gains by bf16: on CUDA, or on a CPU that multiplies it, if it is long enough to pay for being compiled."""
     pays = device.type != "cpu" or steps >= WORTH_COMPILING and shutil.which("g++") is not None
     return pays and is_fast_in_bf16(device)
 
 
 def make_fast(device: torch.device, steps: int, *modules: nn.Module) -> None:
-    """Have modules compute in channels_last and, where a training `gains` by it, compiled, under the same names of weights."""
+    """Have modules compute in channels_last and, where a training `gains` by it, suited to bf16, under the same names of weights.
+
+    Compiled on a CPU; on a GPU that takes longer than some stages do, and `Recorded` has half of what there is to gain.
+    """
     for module in modules:
         module.to(memory_format=torch.channels_last)
         if gains(device, steps):
             suit_attention(module, device)
-            module.compile()
+            suit_norms(module)
+            if device.type == "cpu":
+                module.compile()
+
+
+class GroupNorm(nn.GroupNorm):
+    """In the precision of what it is given: autocast has norms in fp32, and with them all that follows up to the next product."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Likewise."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+def suit_norms(module: nn.Module) -> None:
+    for each in module.modules():
+        if kind := {nn.GroupNorm: GroupNorm, nn.LayerNorm: LayerNorm}.get(type(each)):
+            each.__class__ = kind  # so that weights, their names and copies stay what they are
+
+
+class Recorded:
+    """Calls of a step that is always the same, and draws on the device alone: on a GPU recorded once as a CUDA graph, and then replayed.
+
+    A small network's kernels run shorter than it takes to launch them one by one. Elsewhere each call is the step's own.
+    """
+
+    FIRST = 5  # calls that are not recorded: in these kernels are chosen, and an optimizer makes its state
+
+    def __init__(self, step: Callable[[], dict[str, torch.Tensor]], device: torch.device):
+        self.step, self.device = step, device
+        self.graph, self.result, self.calls = None, {}, 0
+
+    def __call__(self) -> dict[str, torch.Tensor]:
+        """What the step gave; of a replayed one in tensors that the next one overwrites."""
+        self.calls += 1
+        if self.device.type != "cuda":
+            return self.step()
+        if self.calls <= self.FIRST:
+            aside = torch.cuda.Stream()  # CUDA wants the first ones off the default stream
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                result = self.step()
+            torch.cuda.current_stream().wait_stream(aside)
+            return result
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.result = self.step()
+        self.graph.replay()
+        return self.result
 
 
 def generator(device: torch.device) -> torch.Generator:
@@ -71,6 +131,7 @@ def fit(
     made_from: str = "",
     warmup: int = 100,
     weight_decay: float = 0.01,
+    recorded: bool = False,
     checkpoint_seconds: float = 120,
     sample: Callable[[nn.Module, int], None] | None = None,
     sample_every: int = 1000,
@@ -80,6 +141,7 @@ def fit(
 
     `loss(step)` gives a dict whose "loss" is minimised and whose other entries are only logged. All randomness of a step is
     seeded by its number, so that a killed and resumed run ends like one that was not. Warm-up, then cosine to a tenth.
+    recorded: `loss` is the same at each step and keeps to the device, so that a GPU may record it, see `Recorded`.
     made_from: the `digest` of the data and whatever else `loss` depends on. A run begun otherwise, or from other weights than `model` has now,
     starts anew.
     sample: gets the moving average and the steps done, every `sample_every` and at the end; into `folder` go also loss.csv and loss.svg.
@@ -88,8 +150,10 @@ def fit(
     checkpoint, log = folder / "checkpoint.pt", folder / "loss.csv"
     params = [p for p in model.parameters() if p.requires_grad]
     device = params[0].device
-    fused = device.type in ("cpu", "cuda")  # one by one parameters take a tenth of a small network's step
-    optimizer = torch.optim.AdamW(params, learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=fused)
+    on_gpu = device.type == "cuda"
+    fused = on_gpu or device.type == "cpu"  # one by one parameters take a tenth of a small network's step
+    rate = torch.tensor(learning_rate, device=device)  # a tensor, as the number that a recorded step has stays what it was
+    optimizer = torch.optim.AdamW(params, rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=fused, capturable=on_gpu)
     averaged = AveragedModel(model, multi_avg_fn=lambda ours, theirs, _: average(ours, theirs, step))  # _: the same on a GPU, which would have to be waited for
     averaged.requires_grad_(False)
     first, means, made_from = 0, {}, f"{fingerprint(model)} {made_from} {learning_rate:g} {weight_decay:g}"
@@ -100,6 +164,7 @@ def fit(
         model.load_state_dict(state["model"])
         averaged.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
+        optimizer.param_groups[0]["lr"] = rate
         first, means = state["step"], state.get("means", {})
         logger.info("%s goes on at step %d of %d", folder.name, first, steps)
     rows = cut_log(log, first)
@@ -109,22 +174,24 @@ def fit(
         save_atomically(state | {"step": step, "made_from": made_from, "means": {k: float(v) for k, v in means.items()}}, checkpoint)
         draw_curves(log, folder / "loss.svg")
 
+    def update(step: int) -> dict[str, torch.Tensor]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=gains(device, steps), cache_enabled=not recorded):
+            terms = loss(step)
+        optimizer.zero_grad(set_to_none=True)
+        terms["loss"].backward()
+        nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+        return {name: value.detach() for name, value in terms.items()}
+
+    replay = Recorded(lambda: update(first), device)
     bar = tqdm(range(first, steps), folder.name, initial=first, total=steps, disable=quiet, mininterval=5)
     with kept_in(folder):
         for step in checkpointed(bar, folder.name, save, checkpoint_seconds):
             torch.manual_seed(step)
-            scale = min(1, (step + 1) / warmup) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * scale
-            with torch.autocast(device.type, torch.bfloat16, enabled=gains(device, steps)):
-                terms = loss(step)
-            optimizer.zero_grad(set_to_none=True)
-            terms["loss"].backward()
-            nn.utils.clip_grad_norm_(params, 1.0)
-            optimizer.step()
+            rate.fill_(learning_rate * min(1, (step + 1) / warmup) * (0.55 + 0.45 * math.cos(math.pi * step / steps)))
+            terms = replay() if recorded else update(step)
             averaged.update_parameters(model)
-            for key, value in terms.items():
-                value = value.detach()  # and not its number, for which a GPU would have to be waited for
+            for key, value in terms.items():  # tensors and not their numbers, for which a GPU would have to be waited for
                 means[key] = 0.98 * means.get(key, value) + 0.02 * value
             if (step + 1) % 20 == 0 or step + 1 == steps:
                 bar.set_postfix({k: f"{v:.4f}" for k, v in means.items()})

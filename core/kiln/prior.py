@@ -58,4 +58,4 @@ def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextMode
         predict = lambda z_t, t: unet(z_t.contiguous(memory_format=torch.channels_last), t, context).sample
         return {"loss": denoising_loss(predict, scheduler, z, generator(device))}
 
-    return fit(modules, loss, steps, learning_rate, folder, made_from=made_from, sample=sample, quiet=quiet)
+    return fit(modules, loss, steps, learning_rate, folder, made_from=made_from, recorded=True, sample=sample, quiet=quiet)

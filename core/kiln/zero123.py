@@ -92,7 +92,7 @@ def train(latents: torch.Tensor, embeds: torch.Tensor, records: list[dict], prio
 
         return {"loss": denoising_loss(predict, scheduler, z, generator(device))}
 
-    return fit(modules, loss, steps, 6e-4, folder, made_from=made_from, sample=sample, quiet=quiet)
+    return fit(modules, loss, steps, 6e-4, folder, made_from=made_from, recorded=True, sample=sample, quiet=quiet)
 
 
 def save_projection(projection: CCProjection, folder: Path) -> None:
