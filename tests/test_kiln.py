@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from core.conditions import load_controlnet
 from core.errors import UserError
 from core.images import to_pil
-from core.kiln import autoencoder, controlnet, data, fire, glazes, judge, loop, proportions, shapes, things
+from core.kiln import autoencoder, controlnet, data, fire, glazes, judge, loop, proportions, shapes, things, zero123
 from core.kiln.clip import new_tokenizer
 from core.kiln.loop import average, digest, fit
 from core.kiln.prior import new_scheduler
@@ -329,15 +329,27 @@ def test_what_the_firing_keeps_is_of_the_views_and_the_autoencoder_that_are_ther
     for world in fire.OBJECTS:
         made_up_views(tmp_path / "data" / world, world)
     kiln.latents("base")
-    assert len(kiln.latents("base")) == len(kiln.views("base").images) and len(encoded) == 1
+    assert kiln.latents("base").shape == (2, len(kiln.views("base").images)) and len(encoded) == 2  # of views and their mirror images
     torch.nn.init.ones_(vae.weight)
     kiln.latents("base")
-    assert len(encoded) == 2
+    assert len(encoded) == 4
     first = kiln.pictures("porcelain") / "00000.png"
     before, time = first.read_bytes(), first.stat().st_mtime_ns
     assert kiln.pictures("porcelain") and first.stat().st_mtime_ns == time
     repaint(tmp_path / "data" / "porcelain", lambda images: 255 - images)
     assert (kiln.pictures("porcelain") / "00000.png").read_bytes() != before
+
+
+def test_mirror_images_are_of_other_objects_whose_cameras_go_round_the_other_way():
+    records = [{"object": i // 2, "elevation_deg": 10.0 + i, "azimuth_deg": 50.0 * i, "distance": 3.0 + i / 10} for i in range(4)]
+    mirrored = zero123.mirrored(records)
+    reference, target = torch.tensor([0, 2]), torch.tensor([1, 3])
+    flip = torch.tensor([1.0, -1.0, 1.0, 1.0])  # the sine of the azimuth
+    torch.testing.assert_close(zero123.pose_of(mirrored, target, reference), zero123.pose_of(records, target, reference) * flip)
+    both = torch.stack(zero123.pairs(records + mirrored), 1)
+    assert ((both < len(records)).sum(1) != 1).all() and len(both) == 2 * len(zero123.pairs(records)[0])
+    images = np.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
+    assert np.array_equal(data.and_mirrored(images)[1], images[:, :, ::-1]) and np.array_equal(data.and_mirrored(images)[0], images)
 
 
 @pytest.mark.parametrize("scale", ["0", "-1", "nan", "inf"])

@@ -147,6 +147,6 @@ def encode_all(vae: AutoencoderKL, images: np.ndarray, device: torch.device, qui
     latents = []
     size = 512 if torch.device(device).type == "cuda" else 16  # 64 leave a CPU's cache: a third slower
     for i in tqdm(range(0, len(images), size), "encoding", disable=quiet):
-        x = on_white(torch.from_numpy(images[i : i + size]).to(device))
+        x = on_white(torch.from_numpy(np.ascontiguousarray(images[i : i + size])).to(device))
         latents.append((vae.encode(x).latent_dist.mode() * vae.config.scaling_factor).half().cpu())
     return torch.cat(latents)

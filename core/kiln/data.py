@@ -224,6 +224,11 @@ def decode(picture: Path, shard: dict) -> np.ndarray:
         return from_sheet(np.asarray(sheet.convert("RGBA")), len(shard["views"]))
 
 
+def and_mirrored(images):
+    """Images (N, H, W, ...) as they are, and flipped left to right: nothing in the world is of one hand."""
+    return images, np.flip(images, 2)
+
+
 def write_pictures(images: np.ndarray, folder: Path) -> None:
     """Views (N, H, W, 4) on white as a user would have pictures, a folder of PNG files, whole or not there."""
     partial_folder = folder.with_name(f"{folder.name}.partial")

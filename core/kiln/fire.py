@@ -25,7 +25,7 @@ from ..images import contact_sheet, to_pil
 from ..pipeline import InDomainPipeline
 from ..sampling import new_sampler
 from . import autoencoder, clip, controlnet, judge, prior, zero123
-from .data import DOMAINS, WORLDS, Views, choose, identity, load_records, load_views, on_white, origin, render_world, write_pictures
+from .data import DOMAINS, WORLDS, Views, and_mirrored, choose, identity, load_records, load_views, on_white, origin, render_world, write_pictures
 from .loop import digest
 from .records import Record, digest_files, forget_places, has_changed
 
@@ -185,20 +185,21 @@ class Kiln:
         clip.new_processor().save_pretrained(self.weights / "clip")
 
     def latents(self, world: str) -> torch.Tensor:
-        """Cached latents of all of a world's views: (N, C, 16, 16) fp16."""
+        """Cached latents of all of a world's views, and of their mirror images: (2, N, C, 16, 16) fp16."""
         file, vae = self.cache / f"{world}-latents.pt", self.load_vae()
-        made_from = digest(identity(self.renders / world), fingerprint(vae), vae.config.scaling_factor)
+        made_from = digest(identity(self.renders / world), fingerprint(vae), vae.config.scaling_factor, "and mirrored")
         kept = torch.load(file, weights_only=True) if file.exists() else {}
         if kept.get("made_from") != made_from:
-            kept = {"latents": autoencoder.encode_all(vae, self.views(world).images, self.device, self.quiet), "made_from": made_from}
+            both = [autoencoder.encode_all(vae, images, self.device, self.quiet) for images in and_mirrored(self.views(world).images)]
+            kept = {"latents": torch.stack(both), "made_from": made_from}
             save_atomically(kept, file)
         return kept["latents"]
 
     def photos(self, world: str) -> tuple[list[int], list[str], torch.Tensor]:
-        """Those of a world's views that people might take: which they are (N,), and their captions and latents (N, C, 16, 16)."""
+        """Those of a world's views that people might take: which they are (N,), and captions and latents (2 N, C, 16, 16) of them and their mirror images."""
         records = load_records(self.renders / world)
         rows = [i for i, r in enumerate(records) if r["photo"]]
-        return rows, [records[i]["caption"] for i in rows], self.latents(world)[rows]
+        return rows, 2 * [records[i]["caption"] for i in rows], self.latents(world)[:, rows].flatten(0, 1)
 
     def sheet(self, name: str, captions: Sequence[str], tokenizer: CLIPTokenizer, scheduler: DDPMScheduler):
         """For `fit`: pictures of a prior in training, of captions from all over the world."""
@@ -257,10 +258,10 @@ class Kiln:
 
     def zero123(self) -> None:
         records, folder, vae = load_records(self.renders / "base"), self.weights / "zero123", self.load_vae()
-        latents, pipe = self.latents("base"), self.load_prior()
+        latents, pipe = self.latents("base").flatten(0, 1), self.load_prior()
         vision = CLIPVisionModelWithProjection.from_pretrained(self.weights / "clip", torch_dtype=torch.float32).to(self.device).eval()
         images = self.views("base").images
-        embeds = zero123.embed_images(vision, images, self.device)
+        embeds = torch.cat([zero123.embed_images(vision, each, self.device) for each in and_mirrored(images)])
         reference, target = zero123.pairs(records)
         shown = (reference != target).nonzero()[:, 0]
         reference, target = (rows[shown[choose(len(shown), SHOWN)]] for rows in (reference, target))
@@ -275,6 +276,7 @@ class Kiln:
             contact_sheet([*given, *seen], columns=len(seen)).save(self.cache / "zero123" / f"sample-{step:06d}.png")
 
         del images
+        records += zero123.mirrored(records)
         modules = zero123.train(latents, embeds, records, pipe.unet, pipe.scheduler, vae.config.scaling_factor, self.cache / "zero123", self.device,
                                 self.steps["zero123"], zero123.BATCH * self.times, made_from=fingerprint(vision), sample=sample, quiet=self.quiet)
         modules["unet"].to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(folder / "unet")
@@ -287,6 +289,7 @@ class Kiln:
         rows, captions, latents = self.photos("base")
         images = self.views("base").images
         edges = controlnet.edge_maps(Image.fromarray(images[i]) for i in rows)
+        edges = torch.cat([edges, edges.flip(-1)])
         del images
         pipe, shown = self.load_prior(), choose(len(rows), SHOWN)
         pictures = controlnet.as_picture(edges[shown])

@@ -47,6 +47,11 @@ def pairs(records: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(torch.tensor(both).T)
 
 
+def mirrored(records: list[dict]) -> list[dict]:
+    """Records of views' mirror images: of other objects, seen from the other side."""
+    return [r | {"object": -1 - r["object"], "azimuth_deg": -r["azimuth_deg"] % 360} for r in records]
+
+
 def pose_of(records: list[dict], target: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """The relative cameras of views (B,) by number: (B, 4)."""
     target, reference = (View(*torch.tensor([[records[i][key] for i in rows] for key in CAMERA])) for rows in (target.tolist(), reference.tolist()))
