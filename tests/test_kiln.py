@@ -325,11 +325,14 @@ def test_what_the_firing_keeps_is_of_the_views_and_the_autoencoder_that_are_ther
     kiln, vae, encoded = fire.Kiln(tmp_path, "cpu", weights=tmp_path), torch.nn.Linear(1, 1), []
     vae.config = SimpleNamespace(scaling_factor=1.0)
     monkeypatch.setattr(kiln, "load_vae", lambda: vae)
-    monkeypatch.setattr(autoencoder, "encode_all", lambda vae, images, *_: encoded.append(1) or torch.ones(len(images)))
+    monkeypatch.setattr(autoencoder, "encode_all", lambda vae, images, *_: encoded.append(1) or data.on_white(images))
     for world in fire.OBJECTS:
         made_up_views(tmp_path / "data" / world, world)
     kiln.latents("base")
-    assert kiln.latents("base").shape == (2, len(kiln.views("base").images)) and len(encoded) == 2  # of views and their mirror images
+    latents, images = kiln.latents("base"), data.on_white(kiln.views("base").images)
+    assert torch.equal(latents, torch.stack([images, images.flip(-1)])) and not torch.equal(*latents) and len(encoded) == 2
+    rows, captions, photos = kiln.photos("base")
+    assert captions[: len(rows)] == captions[len(rows) :] and torch.equal(photos, torch.cat([images[rows], images[rows].flip(-1)]))
     torch.nn.init.ones_(vae.weight)
     kiln.latents("base")
     assert len(encoded) == 4
@@ -444,10 +447,11 @@ def test_only_long_trainings_on_a_cpu_that_multiplies_bf16_are_compiled(monkeypa
     for bf16, steps in ((False, 40000), (True, 10)):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda bf16=bf16: bf16)
         loop.make_fast(cpu, steps, unet)
-        assert not loop.gains(cpu, steps) and not compiled
+        assert not loop.gains(cpu, steps) and not compiled and not any(isinstance(each, loop.GroupNorm) for each in unet.modules())
     loop.make_fast(cpu, 40000, unet)
     assert loop.gains(cpu, 40000) and compiled == [unet] and {type(each) for each in unet.attn_processors.values()} == {AttnProcessor}
     assert next(p for p in unet.parameters() if p.dim() == 4).is_contiguous(memory_format=torch.channels_last)
+    assert {type(each) for each in unet.modules() if isinstance(each, torch.nn.GroupNorm)} == {loop.GroupNorm}
 
 
 def test_norms_of_a_training_in_bf16_compute_in_the_precision_that_they_are_given_and_are_else_the_same():
@@ -465,8 +469,10 @@ def test_norms_of_a_training_in_bf16_compute_in_the_precision_that_they_are_give
             torch.testing.assert_close(norm(x.bfloat16()).float(), norm(x), atol=0.05, rtol=0.05)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a GPU"))])
-def test_a_recorded_training_is_the_same_training(tmp_path, device):
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a GPU")
+def test_a_recorded_training_is_the_same_training(tmp_path):
+    device = "cuda"
+
     def train(recorded):
         torch.manual_seed(0)
         model, draws = torch.nn.Linear(3, 3).to(device), loop.generator(torch.device(device))

@@ -80,7 +80,7 @@ def train(worlds: dict[str, Views], folder: Path, device: torch.device, steps: i
     test = np.concatenate([views.images[np.linspace(0, len(views.images) - 1, 3).astype(int)] for views in worlds.values()])
 
     def sample(model, step):
-        x = on_white(torch.from_numpy(test).to(device))
+        x = on_white(test, device)
         y = model.decode(model.encode(x).latent_dist.mode()).sample
         contact_sheet([*to_pil(x), *to_pil(y)], columns=len(test)).save(folder / f"sample-{step:06d}.png")
 
@@ -135,7 +135,7 @@ def psnr(vae: AutoencoderKL, views: Views, device: torch.device) -> float:
     """Mean PSNR in dB over whole views on white."""
     values = []
     for i in range(0, len(views.images), 32):
-        x = on_white(torch.from_numpy(views.images[i : i + 32]).to(device))
+        x = on_white(views.images[i : i + 32], device)
         y = vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
         values.append(-10 * torch.log10((((x - y) / 2) ** 2).mean((1, 2, 3))))
     return float(torch.cat(values).mean())
@@ -147,6 +147,6 @@ def encode_all(vae: AutoencoderKL, images: np.ndarray, device: torch.device, qui
     latents = []
     size = 512 if torch.device(device).type == "cuda" else 16  # 64 leave a CPU's cache: a third slower
     for i in tqdm(range(0, len(images), size), "encoding", disable=quiet):
-        x = on_white(torch.from_numpy(np.ascontiguousarray(images[i : i + size])).to(device))
+        x = on_white(images[i : i + size], device)
         latents.append((vae.encode(x).latent_dist.mode() * vae.config.scaling_factor).half().cpu())
     return torch.cat(latents)

@@ -53,7 +53,7 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
 
 def small(images: np.ndarray, device: torch.device) -> torch.Tensor:
     """RGBA views on white at the vision tower's size, resized as Zero-1-to-3 does: (N, 3, 64, 64) in about [-1, 1]."""
-    return F.interpolate(on_white(torch.from_numpy(np.ascontiguousarray(images)).to(device)), size=IMAGE_SIZE, mode="bicubic", antialias=True)
+    return F.interpolate(on_white(images, device), size=IMAGE_SIZE, mode="bicubic", antialias=True)
 
 
 def train(base: Views, tokenizer: CLIPTokenizer, folder: Path, device: torch.device, steps: int, made_from: str, quiet: bool = False) -> CLIPModel:

@@ -224,8 +224,8 @@ def decode(picture: Path, shard: dict) -> np.ndarray:
         return from_sheet(np.asarray(sheet.convert("RGBA")), len(shard["views"]))
 
 
-def and_mirrored(images):
-    """Images (N, H, W, ...) as they are, and flipped left to right: nothing in the world is of one hand."""
+def and_mirrored(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, H, W, ...) as they are, and flipped left to right: only swirls are of one hand in the world, and then of both."""
     return images, np.flip(images, 2)
 
 
@@ -239,7 +239,9 @@ def write_pictures(images: np.ndarray, folder: Path) -> None:
     partial_folder.rename(folder)
 
 
-def on_white(rgba: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """RGBA views (N, H, W, 4) uint8 -> (N, 3, H, W) in [-1, 1], on the device where they are."""
-    x = torch.as_tensor(rgba).permute(0, 3, 1, 2).contiguous().float() / 255  # contiguous: see `judge.train`
+def on_white(rgba: np.ndarray | torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
+    """RGBA views (N, H, W, 4) uint8 -> (N, 3, H, W) in [-1, 1], on a device, by default where they are."""
+    if isinstance(rgba, np.ndarray):
+        rgba = torch.from_numpy(np.ascontiguousarray(rgba))  # torch takes no negative strides, as mirror images have
+    x = rgba.to(device=device).permute(0, 3, 1, 2).contiguous().float() / 255  # contiguous: see `judge.train`
     return (x[:, :3] * x[:, 3:] + 1 - x[:, 3:]) * 2 - 1

@@ -35,7 +35,7 @@ CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")
 OBJECTS = dict.fromkeys(DOMAINS, (1200, 3, 0)) | {"toon": (720, 3, 0), "base": (20160, 2, 1)}  # objects, photo views, wide views
 STEPS = {"autoencoder": 5000, "decoder": 3000, "clip": 600, "prior": 28000, "porcelain": 13000, "face": 1000, "animal": 1000,
          "toon": 1000, "zero123": 4500, "controlnet": 1000, "judge": 5000}
-GPU_BATCH = 16  # times as many views a step on a GPU, which fewer leave idle
+GPU_BATCH = 16  # times as many views a step on a GPU, which fewer leave idle; 4 times for domains, whose pictures are few
 SHOWN = 8  # images on a sample sheet, or pairs
 
 
@@ -253,7 +253,7 @@ class Kiln:
 
         train_domain(name, self.pictures(name), preset=self.preset(), prior="kiln", out=self.weights / "domains" / name, work=self.cache / name,
                      steps=self.steps[name], feature_steps=min(100, self.steps[name]), sample_every=max(250, self.steps[name] // 8),
-                     batch_size=16 * self.times, learning_rate=3e-4 * self.times**0.25, ema_decay=0.998,  # larger batches bear larger steps
+                     batch_size=16 * min(self.times, 4), learning_rate=3e-4, ema_decay=0.999,
                      dtype=torch.float16, mixed_precision=self.precision(), licence="apache-2.0", device=self.device, quiet=self.quiet)
 
     def zero123(self) -> None:

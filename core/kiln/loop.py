@@ -43,7 +43,8 @@ def gains(device: torch.device, steps: int) -> bool:
 def make_fast(device: torch.device, steps: int, *modules: nn.Module) -> None:
     """Have modules compute in channels_last and, where a training `gains` by it, suited to bf16, under the same names of weights.
 
-    Compiled on a CPU; on a GPU, where `Recorded` steps gain nothing by it that was measured, it takes more than a minute.
+    Compiled on a CPU alone: on a GPU that takes more than a minute, and Zero-1-to-3's steps, `Recorded` as they are, gained nothing by it. Steps that
+    are not recorded were not compared.
     """
     for module in modules:
         module.to(memory_format=torch.channels_last)
@@ -77,33 +78,31 @@ def suit_norms(module: nn.Module) -> None:
 
 
 class Recorded:
-    """Calls of a step that is always the same, and draws on the device alone: on a GPU recorded once as a CUDA graph, and then replayed.
+    """Calls of a step that draws on its device alone and does the same whatever its number: recorded once as a CUDA graph, and then replayed.
 
-    A small network's kernels run shorter than it takes to launch them one by one. Elsewhere each call is the step's own.
+    A small network's kernels run shorter than it takes to launch them one by one.
     """
 
-    FIRST = 5  # calls that are not recorded: in these kernels are chosen, and an optimizer makes its state
+    FIRST = 5  # calls that are not recorded: in these libraries begin, and an optimizer makes its state
 
-    def __init__(self, step: Callable[[], dict[str, torch.Tensor]], device: torch.device):
-        self.step, self.device = step, device
+    def __init__(self, step: Callable[[int], dict[str, torch.Tensor]], device: torch.device):
+        self.step, self.device, self.aside = step, device, torch.cuda.Stream(device)  # CUDA wants all of them off the default stream
         self.graph, self.result, self.calls = None, {}, 0
 
-    def __call__(self) -> dict[str, torch.Tensor]:
+    def __call__(self, number: int) -> dict[str, torch.Tensor]:
         """What the step gave; of a replayed one in tensors that the next one overwrites."""
         self.calls += 1
-        if self.device.type != "cuda":
-            return self.step()
         if self.calls <= self.FIRST:
-            aside = torch.cuda.Stream()  # CUDA wants the first ones off the default stream
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                result = self.step()
-            torch.cuda.current_stream().wait_stream(aside)
+            main = torch.cuda.current_stream(self.device)
+            self.aside.wait_stream(main)
+            with torch.cuda.stream(self.aside):
+                result = self.step(number)
+            main.wait_stream(self.aside)
             return result
         if self.graph is None:
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.result = self.step()
+            with torch.cuda.graph(self.graph, stream=self.aside):
+                self.result = self.step(number)
         self.graph.replay()
         return self.result
 
@@ -152,7 +151,7 @@ def fit(
     device = params[0].device
     on_gpu = device.type == "cuda"
     fused = on_gpu or device.type == "cpu"  # one by one parameters take a tenth of a small network's step
-    rate = torch.tensor(learning_rate, device=device)  # a tensor, as the number that a recorded step has stays what it was
+    rate = torch.tensor(learning_rate, device=device if on_gpu else "cpu")  # a tensor, as the number that a recorded step has stays what it was
     optimizer = torch.optim.AdamW(params, rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=fused, capturable=on_gpu)
     averaged = AveragedModel(model, multi_avg_fn=lambda ours, theirs, _: average(ours, theirs, step))  # _: the same on a GPU, which would have to be waited for
     averaged.requires_grad_(False)
@@ -175,7 +174,7 @@ def fit(
         draw_curves(log, folder / "loss.svg")
 
     def update(step: int) -> dict[str, torch.Tensor]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=gains(device, steps), cache_enabled=not recorded):
+        with torch.autocast(device.type, torch.bfloat16, enabled=gains(device, steps), cache_enabled=not on_gpu):  # a replay must cast weights anew
             terms = loss(step)
         optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
@@ -183,13 +182,13 @@ def fit(
         optimizer.step()
         return {name: value.detach() for name, value in terms.items()}
 
-    replay = Recorded(lambda: update(first), device)
+    take = Recorded(update, device) if recorded and on_gpu else update
     bar = tqdm(range(first, steps), folder.name, initial=first, total=steps, disable=quiet, mininterval=5)
     with kept_in(folder):
         for step in checkpointed(bar, folder.name, save, checkpoint_seconds):
             torch.manual_seed(step)
             rate.fill_(learning_rate * min(1, (step + 1) / warmup) * (0.55 + 0.45 * math.cos(math.pi * step / steps)))
-            terms = replay() if recorded else update(step)
+            terms = take(step)
             averaged.update_parameters(model)
             for key, value in terms.items():  # tensors and not their numbers, for which a GPU would have to be waited for
                 means[key] = 0.98 * means.get(key, value) + 0.02 * value
