@@ -225,7 +225,7 @@ def decode(picture: Path, shard: dict) -> np.ndarray:
 
 
 def and_mirrored(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, H, W, ...) as they are, and flipped left to right: only swirls are of one hand in the world, and then of both."""
+    """Images (N, H, W, ...) as they are, and flipped left to right: the world's swirls are of one hand, and then of both."""
     return images, np.flip(images, 2)
 
 
