@@ -100,7 +100,7 @@ def test_the_text_feature_is_the_same_in_however_many_parts_and_about_the_same_i
 
 def test_training_begins_at_the_fold_of_the_text_feature(tiny_sd, pictures, tmp_path, monkeypatch):
     begun = []
-    monkeypatch.setattr(domain_module, "fit", lambda unet, *rest: begun.append(unet) or [1.0])
+    monkeypatch.setattr(domain_module, "fit", lambda unet, *_, **__: begun.append(unet) or [1.0])
     out = train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
     feature, prior = load_file(out / "text_feature.safetensors")["text_feature"], InDomainPipeline.from_pretrained(tiny_sd).unet
     z, t = torch.randn(2, 4, 8, 8), torch.tensor([20, 700])
@@ -190,9 +190,10 @@ def half_precision(name, device):
     return torch.autocast("cpu", PRECISIONS[name]), torch.amp.GradScaler("cpu", init_scale=2.0**14, growth_interval=1, enabled=name == "fp16")
 
 
-@pytest.mark.parametrize("less_memory", [{}, dict(accumulation=3, gradient_checkpointing=True), dict(mixed_precision="fp16"), dict(mixed_precision="bf16")])
-def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(less_memory, tiny_sd, pictures, tmp_path, monkeypatch):
-    how = SHORT | less_memory
+@pytest.mark.parametrize("settings", [{}, dict(accumulation=3, gradient_checkpointing=True), dict(mixed_precision="fp16"), dict(mixed_precision="bf16"),
+                                      dict(lr_scheduler="cosine", lr_warmup_steps=2)])
+def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(settings, tiny_sd, pictures, tmp_path, monkeypatch):
+    how = SHORT | settings
     if "mixed_precision" in how:
         monkeypatch.setattr(domain_module, "find_precision", half_precision)
     whole = train_domain("clay", pictures, tiny_sd, tmp_path / "whole", **how)
@@ -211,6 +212,23 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(less_memory, tiny
     a, b = weights(whole), weights(resumed)
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     assert (tmp_path / "stopped.work" / "loss.csv").read_text() == (tmp_path / "whole.work" / "loss.csv").read_text()
+
+
+@pytest.mark.parametrize("schedule, expected", [
+    ("constant", [1.0] * 6), ("constant_with_warmup", [0.0, 0.5, 1.0, 1.0, 1.0, 1.0]), ("linear", [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]),
+])
+def test_the_learning_rate_follows_its_schedule(schedule, expected, tiny_sd, pictures, tmp_path, monkeypatch):
+    rates, step = [], torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a: rates.append(self.param_groups[0]["lr"]) or step(self, *a))
+    train_domain("clay", pictures, tiny_sd, tmp_path / "clay", lr_scheduler=schedule, lr_warmup_steps=2, **SHORT | {"feature_steps": 0})
+    assert np.allclose(rates, np.array(expected) * SHORT["learning_rate"])
+
+
+def test_a_run_whose_rate_falls_goes_on_to_the_same_steps_alone(tiny_sd, pictures, tmp_path):
+    train = lambda steps: train_domain("clay", pictures, tiny_sd, tmp_path / "clay", lr_scheduler="cosine", **SHORT | {"steps": steps})
+    train(3)
+    with pytest.raises(UserError, match="has steps 3, not 6"):
+        train(6)
 
 
 def test_a_run_that_dies_beyond_its_checkpoint_resumes_to_the_same_weights_and_tensorboard_has_each_step_once(tiny_sd, pictures, tmp_path, monkeypatch):
@@ -460,7 +478,8 @@ def test_without_tensorboard_its_absence_is_said(tiny_sd, pictures, tmp_path, mo
     (dict(steps=0), "steps is 0"), (dict(accumulation=5), "batch_size is 4: give 5"), (dict(accumulation=0), "accumulation is 0"),
     (dict(fid_every=0), "fid_every is 0"), (dict(fid_images=1), "fid_images is 1: give 2"), (dict(patience=2), "give --fid-every too"),
     (dict(learning_rate=0.0), "learning_rate is 0.0: give more than 0"), (dict(learning_rate=float("nan")), "nan"),
-    (dict(snr_gamma=-5.0), "snr_gamma is -5.0"),
+    (dict(snr_gamma=-5.0), "snr_gamma is -5.0"), (dict(lr_warmup_steps=-1), "lr_warmup_steps is -1"),
+    (dict(lr_scheduler="cosinus"), "give one of linear, cosine"),
     (dict(ema_decay=1.0), "ema_decay is 1.0.*less than 1"), (dict(sample_every=0), "sample_every is 0: give 1"),
     (dict(feature_steps=-1), "feature_steps is -1"),
     (dict(out="."), "'.' is no folder that can be made anew"), (dict(out=".."), "choose another --out"),

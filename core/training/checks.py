@@ -8,6 +8,7 @@ import torch
 from ..errors import UserError
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
+from .fit import LR_SCHEDULERS
 
 
 def check_target(name: str, phrase: str, out: Path, kind: str = "domain") -> None:
@@ -24,7 +25,7 @@ def check_target(name: str, phrase: str, out: Path, kind: str = "domain") -> Non
 
 def check_numbers(parts: int, **numbers: float | None) -> None:
     """Raises UserError for one that makes no sense; None is none. parts: of a batch, on all processes together."""
-    least = dict(steps=1, batch_size=parts, accumulation=1, feature_steps=0, sample_every=1, fid_every=1, fid_images=2, patience=1)
+    least = dict(steps=1, batch_size=parts, accumulation=1, feature_steps=0, lr_warmup_steps=0, sample_every=1, fid_every=1, fid_images=2, patience=1)
     for key, value in numbers.items():
         if key in least:
             is_right, wanted = value is None or value >= least[key], f"{least[key]} or more"
@@ -36,6 +37,12 @@ def check_numbers(parts: int, **numbers: float | None) -> None:
             raise UserError(f"{key} is {value}: give {wanted}")
     if numbers.get("patience") and not numbers["fid_every"]:
         raise UserError(f"the patience is {numbers['patience']} measurements of FID, of which there are none: give --fid-every too")
+
+
+def check_schedule(name: str) -> None:
+    """Raises UserError for no schedule of a learning rate that diffusers knows."""
+    if name not in LR_SCHEDULERS:
+        raise UserError(f"the learning rate's schedule is '{name}': give one of {', '.join(LR_SCHEDULERS)}")
 
 
 def load_prior(name: str, device: torch.device) -> InDomainPipeline:

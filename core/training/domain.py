@@ -23,7 +23,7 @@ from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
 from ..presets import find_preset
 from .best import KeepBest, domain_images, fid_measure, find_fid_features
-from .checks import check_numbers, check_target, load_prior
+from .checks import check_numbers, check_schedule, check_target, load_prior
 from .data import Pictures, encode, find_file, load_latents
 from .fit import denoising_gradients, find_precision, fit, steps_every
 from .text_feature import initial_features, optimise_text_feature
@@ -48,6 +48,8 @@ def train_domain(
     gradient_checkpointing: bool = False,
     mixed_precision: str = "no",
     learning_rate: float | None = None,
+    lr_scheduler: str = "constant",
+    lr_warmup_steps: int = 0,
     snr_gamma: float | None = None,
     feature_steps: int = 100,
     ema_decay: float = 0.995,
@@ -71,7 +73,8 @@ def train_domain(
     latents: a folder that keeps the latents, for several trainings on the same pictures; resume=False leaves those in it as they are.
     licence: of the domain's model, as the Hugging Face Hub names them, such as cc-by-4.0.
     prior: what the domain names as its prior, where that is to be known as something other than the preset.
-    learning_rate: the preset's by default (the paper's 1e-5 for SD1.5). snr_gamma: of min-SNR weighting (5 is usual), none by default.
+    learning_rate: the preset's by default (the paper's 1e-5 for SD1.5). lr_scheduler, lr_warmup_steps: how it changes, of diffusers'
+    `get_scheduler`; the paper's is constant, "cosine" falls to 0 at the last step. snr_gamma: of min-SNR weighting (5 is usual), none by default.
     dtype: of the saved weights, which are the moving average.
     accumulation: parts of a batch that are computed one after the other, and gradient_checkpointing: both for less memory, to the same end;
     pictures too are encoded and made no more at once than a part has.
@@ -90,7 +93,8 @@ def train_domain(
     parts = accumulation * state.num_processes  # of a batch
     check_numbers(parts, steps=steps, accumulation=accumulation, batch_size=batch_size, fid_every=fid_every,
                   fid_images=fid_images, patience=patience, feature_steps=feature_steps, sample_every=sample_every,
-                  learning_rate=learning_rate, snr_gamma=snr_gamma, ema_decay=ema_decay)
+                  learning_rate=learning_rate, lr_warmup_steps=lr_warmup_steps, snr_gamma=snr_gamma, ema_decay=ema_decay)
+    check_schedule(lr_scheduler)
     at_once = min(batch_size // parts, 16)  # pictures that are read, made and measured
     autocast, scaler = find_precision(mixed_precision, device)
     extractor = find_fid_features(found.judge) if fid_every and state.is_main_process else None
@@ -106,8 +110,10 @@ def train_domain(
         next(iter(pictures))  # a source without an image is an error before anything is written
     settings = {"name": name, "data": pictures.source, "image_column": image_column, "prior": str(preset),
                 "prior_weights": fingerprint(pipe.unet, pipe.vae), "batch_size": batch_size, "learning_rate": learning_rate,
-                "snr_gamma": snr_gamma, "feature_steps": feature_steps, "ema_decay": ema_decay, "seed": seed,
-                "mixed_precision": mixed_precision} | ({"fid_images": fid_images} if fid_every else {})
+                "snr_gamma": snr_gamma, "feature_steps": feature_steps, "ema_decay": ema_decay, "seed": seed, "mixed_precision": mixed_precision,
+                "lr_scheduler": lr_scheduler} | ({"fid_images": fid_images} if fid_every else {})
+    if lr_scheduler != "constant":
+        settings |= {"lr_warmup_steps": lr_warmup_steps, "steps": steps}  # what the rate is made from: a longer run is another one
     if state.is_main_process:
         open_work(work, settings, resume)
     state.wait_for_everyone()
@@ -133,7 +139,7 @@ def train_domain(
                 measure = fid_measure(pipe, pictures, work / "fid.safetensors", extractor, fid_images, at_once, seed, autocast, quiet)
                 best = KeepBest(measure, fid_every, patience)
             history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample,
-                          steps_every(sample_every, steps), scaler, best, log, quiet)
+                          steps_every(sample_every, steps), scaler, best, log, quiet, lr_scheduler=lr_scheduler, lr_warmup_steps=lr_warmup_steps)
     if state.is_main_process:
         prior = prior or public_name(found.name)
         record = settings | {"data": pictures.name, "prior": prior, "images": len(z) // 2} | describe(history, best)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import reduce
 from diffusers import DDPMScheduler
+from diffusers.optimization import SchedulerType, get_scheduler
 from diffusers.training_utils import EMAModel, compute_snr
 from torch import nn
 from tqdm import tqdm
@@ -24,6 +25,7 @@ from .text_feature import add_noise, draw
 
 logger = logging.getLogger(__name__)
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # as accelerate names them
+LR_SCHEDULERS = tuple(kind.value for kind in SchedulerType if kind is not SchedulerType.PIECEWISE_CONSTANT)  # as diffusers names them; that one wants rules
 
 
 def find_precision(name: str, device: torch.device) -> tuple[AbstractContextManager, torch.amp.GradScaler]:
@@ -43,8 +45,9 @@ def fit(
     unet: nn.Module, gradients: Callable[[int], float], work: Path, steps: int, learning_rate: float, ema_decay: float,
     checkpoint_seconds: float, sample: Callable[[nn.Module, int], None], sample_at: Container[int], scaler: torch.amp.GradScaler,
     best: KeepBest | None = None, log: Callable[[str, float, int], None] = lambda *_: None, quiet: bool = False, name: str = "domain",
+    lr_scheduler: str = "constant", lr_warmup_steps: int = 0,
 ) -> list[float]:
-    """Train all parameters of `unet` at a constant learning rate. Leaves the moving average in it, with `best` its best; returns every step's loss.
+    """Train all parameters of `unet`, by default at a constant learning rate. Leaves the moving average in it, with `best` its best; returns every step's loss.
 
     sample: `(unet, step)`, called with the moving average in it after each step of `sample_at`. name: what is learned, for the bar.
     gradients: `(step) -> loss`, gives the parameters their gradients, scaled by `scaler`. log: `(name, value, step)`, of each loss and FID. With
@@ -52,7 +55,8 @@ def fit(
     """
     unet.requires_grad_(True).train()
     optimizer, ema = new_optimizer(unet, learning_rate, ema_decay)
-    parts = {"unet": unet, "optimizer": optimizer, "ema": ema, "scaler": scaler} | ({"best": best} if best else {})
+    rate = get_scheduler(lr_scheduler, optimizer, num_warmup_steps=lr_warmup_steps, num_training_steps=steps)
+    parts = {"unet": unet, "optimizer": optimizer, "ema": ema, "scaler": scaler, "rate": rate} | ({"best": best} if best else {})
     checkpoint, main = work / "checkpoint.pt", PartialState().is_main_process
     history = load_checkpoint(checkpoint, parts) if checkpoint.exists() else []
     ema.to(unet.device)
@@ -82,6 +86,7 @@ def fit(
         history.append(gradients(step))
         scaler.step(optimizer)
         scaler.update()
+        rate.step()
         ema.step(unet.parameters())
         log("loss", history[-1], step + 1)
         bar.set_postfix(loss=f"{sum(history[-50:]) / len(history[-50:]):.4f}", refresh=False)
