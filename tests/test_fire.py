@@ -26,9 +26,9 @@ from ingen3d.zero123 import Zero123
 
 
 def made_up_views(folder, world, objects=data.HELD_OUT_EVERY + 1):
-    """One shard without a renderer: coloured discs."""
+    """One shard without a renderer: coloured discs, a little to the left."""
     y, x = np.mgrid[:128, :128]
-    disc = ((x - 64) ** 2 + (y - 64) ** 2 < 50**2)[..., None]
+    disc = ((x - 56) ** 2 + (y - 64) ** 2 < 50**2)[..., None]
     described, images = [], []
     for index in range(objects):
         form, surface, rng = data.make_object(world, index)
@@ -76,7 +76,7 @@ def test_all_models_together_are_as_small_as_a_package_should_be(kiln):
 
 def test_what_a_budget_buys_is_measured_once_for_each_architecture_and_share(kiln, monkeypatch):
     measured = []
-    monkeypatch.setattr(budget, "VARIANTS", {"autoencoder": {"4": fire.Recipe(latent_channels=4)},
+    monkeypatch.setattr(budget, "VARIANTS", {"autoencoder": {"4": fire.Recipe(factor=4, latent_channels=4)},
                                              "prior": {"eps": fire.Recipe(prediction_type="epsilon", layers=2)}})
     monkeypatch.setattr(budget, "autoencoder_psnr", lambda renders, vae: measured.append(vae.config.latent_channels) or {"base": 30.0})
     monkeypatch.setattr(budget, "prior_alignment", lambda seeds, preset, quiet: measured.append(Path(preset)) or {"class": 0.5})
@@ -104,7 +104,7 @@ def refired(kiln, tmp_path, monkeypatch):
 
     monkeypatch.setattr(domain_module, "encode", encode)
     monkeypatch.setattr(domain_module, "optimise_text_feature", lambda unet, scheduler, latents, starts, *_, **__: next(iter(starts.values())))
-    monkeypatch.setattr(domain_module, "fit", lambda *_: [1.0])
+    monkeypatch.setattr(domain_module, "fit", lambda *_, **__: [1.0])
     for name in ("cache", "weights"):
         shutil.copytree(getattr(kiln, name), tmp_path / name)
     copy = fire.Kiln(tmp_path / "cache", "cpu", scale=1e-6, quiet=True, weights=tmp_path / "weights")
@@ -177,6 +177,36 @@ def test_the_fired_controlnet_is_one_for_the_fired_prior_and_has_something_to_sa
         return pipe("a vase", controls=controls, **settings).images
 
     assert draw(1.0).shape == (1, autoencoder.LATENT_CHANNELS, 16, 16) and not torch.equal(draw(1.0), draw(0.0))
+
+
+def test_latents_may_be_finer_with_fewer_channels(kiln, tmp_path):
+    fine = fire.Kiln(tmp_path / "cache", "cpu", scale=1e-6, quiet=True, weights=tmp_path / "weights", data=kiln.renders, recipe=fire.Recipe(4, 4))
+    for stage in ("autoencoder", "clip", "prior", "controlnet"):
+        fine.run(stage)
+    pipe = InDomainPipeline.from_pretrained(str(fine.weights / "prior"))
+    edges = pipe.control(fine.weights / "controlnet", canny(Image.fromarray(kiln.views("base").images[0])))
+    latents = pipe("a vase", controls=[edges], num_inference_steps=2, output_type="latent", generator=torch.Generator().manual_seed(0)).images
+    assert latents.shape == (1, 4, 32, 32) and latents.isfinite().all() and pipe.decode_latents(latents).shape == (1, 3, 128, 128)
+
+
+def test_mirror_images_have_their_own_edges(kiln, monkeypatch):
+    class Enough(Exception):
+        pass
+
+    def learn(latents, edges, captions, *_, **__):
+        half = len(images)
+        assert len(latents) == len(edges) == 2 * half and captions[:half] == captions[half:]
+        for pictures, part in zip(data.and_mirrored(images), (slice(half), slice(half, None))):
+            assert torch.allclose(latents[part].float(), autoencoder.encode_all(vae, pictures, "cpu").float(), atol=1e-2)
+            shown = fire.controlnet.edge_maps(Image.fromarray(np.ascontiguousarray(picture)) for picture in pictures)
+            wrong, wrong_way_round = ((each != shown).float().mean() for each in (edges[part], edges[part].flip(-1)))
+            assert wrong < 0.2 * wrong_way_round
+        raise Enough
+
+    images, vae = kiln.views("base").where(lambda r: r["photo"]).images, kiln.load_vae()
+    monkeypatch.setattr(fire.controlnet, "train", learn)
+    with pytest.raises(Enough):
+        kiln.controlnet()
 
 
 def test_the_fired_zero123_is_one_for_ingen3d(kiln):

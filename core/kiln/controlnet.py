@@ -20,10 +20,10 @@ NO_TEXT = 0.5  # share of captions left out, as in the paper: what a shape is ha
 
 
 def from_prior(unet: UNet2DConditionModel) -> ControlNetModel:
-    """The prior's encoder, with half of the usual channels where pictures come in: four widths bring 128 px down to 16 x 16."""
-    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 64, 128))
+    """The prior's encoder, with half of the usual channels where pictures come in: four widths bring 128 px down to 16 x 16, three to 32 x 32."""
+    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 64, 128)[: (128 // unet.config.sample_size).bit_length()])
     for conv in (net.controlnet_cond_embedding.conv_in, *net.controlnet_cond_embedding.blocks):
-        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # by torch's own start thin edges fade to nothing in these seven layers
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # by torch's own start thin edges fade to nothing in so many layers
         nn.init.zeros_(conv.bias)
     return net
 
@@ -41,7 +41,7 @@ def as_picture(edges: torch.Tensor) -> torch.Tensor:
 def train(latents: torch.Tensor, edges: torch.Tensor, captions: list[str], prior: StableDiffusionPipeline, folder: Path,
           device: torch.device, steps: int, batch_size: int = BATCH, sample: Callable[[nn.Module, int], None] | None = None,
           quiet: bool = False) -> ControlNetModel:
-    """The prior's own loss on `latents` (N, C, h, w) with their captions and edges (N, 8 h, 8 w); all of the prior stays as it is.
+    """The prior's own loss on `latents` (N, C, h, w) with their captions and edges (N, 128, 128); all of the prior stays as it is.
 
     sample: as in `fit`.
     """

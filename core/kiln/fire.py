@@ -41,8 +41,9 @@ SHOWN = 8  # images on a sample sheet, or pairs
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `budget` compares; the defaults are what ships. layers: of a block of the UNet."""
+    """What `budget` compares; the defaults are what ships. factor: the autoencoder's f. layers: of a block of the UNet."""
 
+    factor: int = autoencoder.FACTOR
     latent_channels: int = autoencoder.LATENT_CHANNELS
     layers: int = 1
     prediction_type: str = "v_prediction"
@@ -155,7 +156,8 @@ class Kiln:
     def autoencoder(self) -> None:
         worlds = {world: self.views(world) for world in WORLDS}
         settings = dict(times=self.times, made_from=digest([identity(self.renders / world) for world in WORLDS]), quiet=self.quiet)
-        vae = autoencoder.train(worlds, self.cache / "autoencoder", self.device, self.steps["autoencoder"], self.recipe.latent_channels, **settings)
+        vae = autoencoder.train(worlds, self.cache / "autoencoder", self.device, self.steps["autoencoder"], self.recipe.latent_channels,
+                                self.recipe.factor, **settings)
         vae = autoencoder.finish(vae, worlds, self.cache / "decoder", self.device, self.steps["decoder"], **settings)
         vae = vae.to(memory_format=torch.contiguous_format)
         autoencoder.standardise(vae, np.concatenate([views.images[::7][:300] for views in worlds.values()]), self.device)
@@ -185,7 +187,7 @@ class Kiln:
         clip.new_processor().save_pretrained(self.weights / "clip")
 
     def latents(self, world: str) -> torch.Tensor:
-        """Cached latents of all of a world's views, and of their mirror images: (2, N, C, 16, 16) fp16."""
+        """Cached latents of all of a world's views, and of their mirror images: (2, N, C, h, w) fp16."""
         file, vae = self.cache / f"{world}-latents.pt", self.load_vae()
         made_from = digest(identity(self.renders / world), fingerprint(vae), vae.config.scaling_factor, "and mirrored")
         kept = torch.load(file, weights_only=True) if file.exists() else {}
@@ -196,7 +198,7 @@ class Kiln:
         return kept["latents"]
 
     def photos(self, world: str) -> tuple[list[int], list[str], torch.Tensor]:
-        """Those of a world's views that people might take: which they are (N,), and captions and latents (2 N, C, 16, 16) of them and their mirror images."""
+        """Those of a world's views that people might take: which they are (N,), and captions and latents (2 N, C, h, w) of them and their mirror images."""
         records = load_records(self.renders / world)
         rows = [i for i, r in enumerate(records) if r["photo"]]
         return rows, 2 * [records[i]["caption"] for i in rows], self.latents(world)[:, rows].flatten(0, 1)
@@ -222,7 +224,7 @@ class Kiln:
         tokenizer = CLIPTokenizer.from_pretrained(self.weights / "clip")
         text_encoder = CLIPTextModel.from_pretrained(self.weights / "clip", torch_dtype=torch.float32)
         torch.manual_seed(0)
-        unet, scheduler = prior.new_unet(self.recipe.latent_channels, self.recipe.layers), prior.new_scheduler(self.recipe.prediction_type)
+        unet, scheduler = prior.new_unet(self.recipe.latent_channels, self.recipe.layers, self.recipe.factor), prior.new_scheduler(self.recipe.prediction_type)
         modules = prior.train(latents, captions, text_encoder, tokenizer, self.cache / "prior", self.device, self.steps["prior"], unet, scheduler,
                               batch_size=prior.BATCH * self.times, sample=self.sheet("prior", captions, tokenizer, scheduler), quiet=self.quiet)
         unet = modules["unet"].to(memory_format=torch.contiguous_format)
@@ -253,7 +255,8 @@ class Kiln:
 
         train_domain(name, self.pictures(name), preset=self.preset(), prior="kiln", out=self.weights / "domains" / name, work=self.cache / name,
                      steps=self.steps[name], feature_steps=min(100, self.steps[name]), sample_every=max(250, self.steps[name] // 8),
-                     batch_size=16 * min(self.times, 4), learning_rate=3e-4, ema_decay=0.999,
+                     batch_size=16 * min(self.times, 4), learning_rate=5e-4, lr_scheduler="cosine", lr_warmup_steps=min(100, self.steps[name]),
+                     ema_decay=0.999,
                      dtype=torch.float16, mixed_precision=self.precision(), licence="apache-2.0", device=self.device, quiet=self.quiet)
 
     def zero123(self) -> None:

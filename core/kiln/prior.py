@@ -9,20 +9,22 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..training.text_feature import denoising_loss
-from .autoencoder import LATENT_CHANNELS
+from .autoencoder import FACTOR, LATENT_CHANNELS
 from .clip import WIDTH, tokenize
 from .loop import digest, fit, generator, make_fast
 
 BATCH = 20
+BLOCKS = {8: ((64, 128, 144), (True, True, False)), 4: ((48, 96, 144), (False, True, True))}  # by f: widths, and which attend: 16 x 16 and 8 x 8 do
 NO_TEXT = 0.12  # share of captions left out, for the unconditional prediction
 
 
-def new_unet(latent_channels: int = LATENT_CHANNELS, layers: int = 1) -> UNet2DConditionModel:
-    """Small enough for six of its kind to ship. layers: of a block."""
+def new_unet(latent_channels: int = LATENT_CHANNELS, layers: int = 1, factor: int = FACTOR) -> UNet2DConditionModel:
+    """Small enough for six of its kind to ship. layers: of a block. factor: the autoencoder's f."""
+    widths, attends = BLOCKS[factor]
     return UNet2DConditionModel(
-        sample_size=16, in_channels=latent_channels, out_channels=latent_channels, block_out_channels=(64, 128, 144), layers_per_block=layers,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        sample_size=128 // factor, in_channels=latent_channels, out_channels=latent_channels, block_out_channels=widths, layers_per_block=layers,
+        down_block_types=tuple("CrossAttnDownBlock2D" if each else "DownBlock2D" for each in attends),
+        up_block_types=tuple("CrossAttnUpBlock2D" if each else "UpBlock2D" for each in attends[::-1]),
         cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=16,
     )
 
@@ -39,7 +41,7 @@ def new_scheduler(prediction_type: str) -> DDPMScheduler:
 def train(latents: torch.Tensor, captions: list[str], text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, folder: Path,
           device: torch.device, steps: int, unet: UNet2DConditionModel, scheduler: DDPMScheduler, learning_rate: float = 8e-4,
           batch_size: int = BATCH, sample: Callable[[nn.Module, int], None] | None = None, quiet: bool = False) -> nn.ModuleDict:
-    """Denoising loss on `latents` (N, C, 16, 16) with their captions; the text tower, begun as CLIP's, learns along where its weights may.
+    """Denoising loss on `latents` (N, C, h, w) with their captions; the text tower, begun as CLIP's, learns along where its weights may.
 
     All noise levels weigh alike. Min-SNR weighting leaves those below an SNR of 0.1, a third of all, 3% of the weight, and there it is decided what
     stands where.
