@@ -54,6 +54,10 @@ def main() -> None:
         raise UserError(f"--seeds is {args.seeds} and --images {args.images}: give at least 1 and 2")
     if not 0 < args.scale < math.inf:
         raise UserError(f"--scale is {args.scale:g}: give a number above 0, such as 0.1 for a tenth of training and images")
+    of_tables = ("preset", "quick", "scale", "out", "data", "held_out", "prompts", "controlnet", "train_steps", "batch_size", "steps", "device")
+    if idle := [name for name in of_tables if getattr(args, name) != parser.get_default(name)]:
+        if not set(TABLES) & set(args.measure):
+            raise UserError(f"--{idle[0].replace('_', '-')} has no effect but on a table: leave it out, or ask for {', '.join(TABLES)}")
     if args.quiet:
         from core.progress import hide_loading_bars
 

@@ -171,6 +171,11 @@ def evaluate(monkeypatch, data, *given):
     runpy.run_path(Path(__file__).parent.parent / "scripts" / "evaluate.py")["main"]()
 
 
+def test_what_only_tables_take_is_an_error_without_one(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="--scale has no effect but on a table"):
+        evaluate(monkeypatch, tmp_path, "prior", "--scale", 0.1)
+
+
 def test_a_run_is_judged_by_its_own_domain(kiln_weights, picture, tmp_path, monkeypatch, capsys):
     pytest.importorskip("torchmetrics")
     made_up_views(tmp_path / "data" / "porcelain", "porcelain")
