@@ -24,6 +24,7 @@ from core.errors import UserError, run_cli
 
 MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "toon", "zero123", "domain", "control", "costs", "run")
 TABLES = ("table1", "rectification", "table3d")
+IN_2D = ("data", "held_out", "prompts", "controlnet")  # what table3d does not take
 
 
 def main() -> None:
@@ -36,28 +37,32 @@ def main() -> None:
                         "held-out pictures for `control` (200)")
     parser.add_argument("--seeds", type=int, default=25, help="seeds of each of 40 prompts for `prior` and `toon` (default: 25)")
     parser.add_argument("--quiet", action="store_true")
-    tables = parser.add_argument_group("tables")
-    tables.add_argument("--preset", default="kiln", help="the prior: kiln, sd15, a folder or a Hub id")
-    tables.add_argument("--quick", action="store_true", help="short trainings and few images: a look at what there will be, not at who is best")
-    tables.add_argument("--scale", type=float, default=1.0, help="multiplies training steps and numbers of images where they are not given (default: 1)")
-    tables.add_argument("--out", type=Path, default=Path("outputs/evaluation"), help="reports, models and figures (default: outputs/evaluation)")
-    tables.add_argument("--data", help="a folder of the domain's pictures, where they are not the kiln's")
-    tables.add_argument("--held-out", help="others of the domain, to learn nothing from (default: every twentieth of --data)")
-    tables.add_argument("--prompts", help="a text file of what to ask for, one a line, such as 'a vase'; needed with --data")
-    tables.add_argument("--controlnet", help="one that reads edges, by its folder or Hub id (default: the preset's)")
-    tables.add_argument("--train-steps", type=int, help="of each method's training (default: 2750 by --scale)")
-    tables.add_argument("--batch-size", type=int, help="of each method's training (default: 16)")
-    tables.add_argument("--steps", type=int, help="of the sampler (default: the preset's)")
-    tables.add_argument("--device", help="cuda, mps or cpu; the best there is by default")
+    tables, of_tables = parser.add_argument_group("tables"), []
+
+    def table_option(*names: str, **settings) -> None:
+        of_tables.append(tables.add_argument(*names, **settings).dest)
+
+    table_option("--preset", default="kiln", help="the prior: kiln, sd15, a folder or a Hub id")
+    table_option("--quick", action="store_true", help="short trainings and few images: a look at what there will be, not at who is best")
+    table_option("--scale", type=float, default=1.0, help="multiplies training steps and numbers of images where they are not given (default: 1)")
+    table_option("--out", type=Path, default=Path("outputs/evaluation"), help="reports, models and figures (default: outputs/evaluation)")
+    table_option("--data", help="a folder of the domain's pictures, where they are not the kiln's")
+    table_option("--held-out", help="others of the domain, to learn nothing from (default: every twentieth of --data)")
+    table_option("--prompts", help="a text file of what to ask for, one a line, such as 'a vase'; needed with --data")
+    table_option("--controlnet", help="one that reads edges, by its folder or Hub id (default: the preset's)")
+    table_option("--train-steps", type=int, help="of each method's training (default: 2750 by --scale)")
+    table_option("--batch-size", type=int, help="of each method's training (default: 16)")
+    table_option("--steps", type=int, help="of the sampler (default: the preset's)")
+    table_option("--device", help="cuda, mps or cpu; the best there is by default")
     args = parser.parse_args()
     if args.seeds < 1 or args.images is not None and args.images < 2:
         raise UserError(f"--seeds is {args.seeds} and --images {args.images}: give at least 1 and 2")
     if not 0 < args.scale < math.inf:
         raise UserError(f"--scale is {args.scale:g}: give a number above 0, such as 0.1 for a tenth of training and images")
-    of_tables = ("preset", "quick", "scale", "out", "data", "held_out", "prompts", "controlnet", "train_steps", "batch_size", "steps", "device")
-    if idle := [name for name in of_tables if getattr(args, name) != parser.get_default(name)]:
-        if not set(TABLES) & set(args.measure):
-            raise UserError(f"--{idle[0].replace('_', '-')} has no effect but on a table: leave it out, or ask for {', '.join(TABLES)}")
+    wanted = set(TABLES) & set(args.measure)
+    idle = of_tables if not wanted else IN_2D if wanted == {"table3d"} else ()
+    if given := [name for name in idle if getattr(args, name) != parser.get_default(name)]:
+        raise UserError(f"--{given[0].replace('_', '-')} has no effect on {', '.join(args.measure)}: leave it out, or ask for a table that takes it")
     if args.quiet:
         from core.progress import hide_loading_bars
 

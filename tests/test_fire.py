@@ -136,6 +136,13 @@ def test_porcelain_starts_anew_on_views_rendered_anew(refired):
     assert len(encoded) == 1
 
 
+def test_porcelain_starts_anew_for_other_steps(refired):
+    kiln, encoded = refired
+    kiln.steps["porcelain"] += 1
+    kiln.run("porcelain")
+    assert len(encoded) == 1
+
+
 def test_porcelain_starts_anew_with_weights_elsewhere(refired):
     kiln, encoded = refired
     kiln.weights = kiln.weights.rename(kiln.weights.with_name("moved"))
@@ -181,9 +188,10 @@ def test_the_fired_controlnet_is_one_for_the_fired_prior_and_has_something_to_sa
 
 def test_latents_may_be_finer_with_fewer_channels(kiln, tmp_path):
     fine = fire.Kiln(tmp_path / "cache", "cpu", scale=1e-6, quiet=True, weights=tmp_path / "weights", data=kiln.renders, recipe=fire.Recipe(4, 4))
-    for stage in ("autoencoder", "clip", "prior", "controlnet"):
+    for stage in ("autoencoder", "clip", "prior", "porcelain", "zero123", "controlnet"):
         fine.run(stage)
-    pipe = InDomainPipeline.from_pretrained(str(fine.weights / "prior"))
+    pipe = InDomainPipeline.from_pretrained(str(fine.weights / "prior"), domain=str(fine.weights / "domains" / "porcelain"))
+    assert Zero123.from_pretrained(fine.weights / "zero123", vae=pipe.vae).unet.config.in_channels == 8
     edges = pipe.control(fine.weights / "controlnet", canny(Image.fromarray(kiln.views("base").images[0])))
     latents = pipe("a vase", controls=[edges], num_inference_steps=2, output_type="latent", generator=torch.Generator().manual_seed(0)).images
     assert latents.shape == (1, 4, 32, 32) and latents.isfinite().all() and pipe.decode_latents(latents).shape == (1, 3, 128, 128)

@@ -171,9 +171,12 @@ def evaluate(monkeypatch, data, *given):
     runpy.run_path(Path(__file__).parent.parent / "scripts" / "evaluate.py")["main"]()
 
 
-def test_what_only_tables_take_is_an_error_without_one(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="--scale has no effect but on a table"):
-        evaluate(monkeypatch, tmp_path, "prior", "--scale", 0.1)
+@pytest.mark.parametrize("given, said", [
+    (("prior", "fold", "--scale", 0.1), "--scale has no effect on prior, fold"), (("table3d", "--held-out", "x"), "--held-out has no effect on table3d"),
+])
+def test_what_only_some_tables_take_is_an_error_without_one(given, said, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=said):
+        evaluate(monkeypatch, tmp_path, *given)
 
 
 def test_a_run_is_judged_by_its_own_domain(kiln_weights, picture, tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+import json
 import logging
 import os
 import shutil
@@ -215,7 +216,7 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(settings, tiny_sd
 
 
 @pytest.mark.parametrize("schedule, expected", [
-    ("constant", [1.0] * 6), ("constant_with_warmup", [0.0, 0.5, 1.0, 1.0, 1.0, 1.0]), ("linear", [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]),
+    ("constant_with_warmup", [0.0, 0.5, 1.0, 1.0, 1.0, 1.0]), ("linear", [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]),
 ])
 def test_the_learning_rate_follows_its_schedule(schedule, expected, tiny_sd, pictures, tmp_path, monkeypatch):
     rates, step = [], torch.optim.AdamW.step
@@ -227,8 +228,16 @@ def test_the_learning_rate_follows_its_schedule(schedule, expected, tiny_sd, pic
 def test_a_run_whose_rate_falls_goes_on_to_the_same_steps_alone(tiny_sd, pictures, tmp_path):
     train = lambda steps: train_domain("clay", pictures, tiny_sd, tmp_path / "clay", lr_scheduler="cosine", **SHORT | {"steps": steps})
     train(3)
-    with pytest.raises(UserError, match="has steps 3, not 6"):
+    with pytest.raises(UserError, match="has lr_steps 3, not 6"):
         train(6)
+
+
+def test_a_run_from_before_there_were_schedules_does_not_go_on_with_another(tiny_sd, pictures, tmp_path):
+    train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
+    file = tmp_path / "clay.work" / "settings.json"
+    file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != "lr_scheduler"}))
+    with pytest.raises(UserError, match="has lr_scheduler constant, not cosine"):
+        train_domain("clay", pictures, tiny_sd, tmp_path / "clay", lr_scheduler="cosine", **SHORT)
 
 
 def test_a_run_that_dies_beyond_its_checkpoint_resumes_to_the_same_weights_and_tensorboard_has_each_step_once(tiny_sd, pictures, tmp_path, monkeypatch):
@@ -479,7 +488,8 @@ def test_without_tensorboard_its_absence_is_said(tiny_sd, pictures, tmp_path, mo
     (dict(fid_every=0), "fid_every is 0"), (dict(fid_images=1), "fid_images is 1: give 2"), (dict(patience=2), "give --fid-every too"),
     (dict(learning_rate=0.0), "learning_rate is 0.0: give more than 0"), (dict(learning_rate=float("nan")), "nan"),
     (dict(snr_gamma=-5.0), "snr_gamma is -5.0"), (dict(lr_warmup_steps=-1), "lr_warmup_steps is -1"),
-    (dict(lr_scheduler="cosinus"), "give one of linear, cosine"),
+    (dict(lr_scheduler="cosinus"), "give one of constant, .*cosine"),
+    (dict(lr_warmup_steps=2), "a constant rate has none"), (dict(lr_scheduler="cosine", lr_warmup_steps=6), "lr_warmup_steps is 6 of 6 steps"),
     (dict(ema_decay=1.0), "ema_decay is 1.0.*less than 1"), (dict(sample_every=0), "sample_every is 0: give 1"),
     (dict(feature_steps=-1), "feature_steps is -1"),
     (dict(out="."), "'.' is no folder that can be made anew"), (dict(out=".."), "choose another --out"),

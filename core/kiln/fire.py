@@ -35,13 +35,15 @@ CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")
 OBJECTS = dict.fromkeys(DOMAINS, (1200, 3, 0)) | {"toon": (720, 3, 0), "base": (20160, 2, 1)}  # objects, photo views, wide views
 STEPS = {"autoencoder": 5000, "decoder": 3000, "clip": 600, "prior": 28000, "porcelain": 13000, "face": 1000, "animal": 1000,
          "toon": 1000, "zero123": 4500, "controlnet": 1000, "judge": 5000}
+DOMAIN = {"learning_rate": 5e-4, "lr_scheduler": "cosine", "ema_decay": 0.999}  # how domains are learned
 GPU_BATCH = 16  # times as many views a step on a GPU, which fewer leave idle; 4 times for domains, whose pictures are few
 SHOWN = 8  # images on a sample sheet, or pairs
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `budget` compares; the defaults are what ships. factor: the autoencoder's f. layers: of a block of the UNet."""
+    """What a kiln may be fired by, and `budget` compares; the defaults are what ships. factor: the autoencoder's f, 8, or 4 for the finer latents
+    that four channels are enough for. layers: of a block of the UNet."""
 
     factor: int = autoencoder.FACTOR
     latent_channels: int = autoencoder.LATENT_CHANNELS
@@ -92,7 +94,7 @@ class Kiln:
         if record.is_finished(now, partial(self.made, stage)):
             logger.info("%s is finished", stage)
             return
-        if stage in DOMAINS and not record.is_of(now, "inputs"):
+        if stage in DOMAINS and not record.is_of(now, "inputs", "steps"):
             shutil.rmtree(self.cache / stage, ignore_errors=True)  # before the record says otherwise: killed in between, it starts anew again
         record.begin(now)
         fire = partial(self.domain, stage) if stage in DOMAINS else getattr(self, stage)
@@ -120,7 +122,7 @@ class Kiln:
             return {"inputs": digest({w: [origin(w, photo, wide, n, 0), n] for w, (n, photo, wide) in OBJECTS.items()}), "steps": None, "code": ""}
         needs = STAGES[stage]
         views, models = [identity(self.renders / world) for world in needs.worlds], digest_files([self.weights / name for name in needs.models])
-        place = [self.preset(), self.precision()] if stage in DOMAINS else [vars(self.recipe)] if stage in ("autoencoder", "prior") else []
+        place = [self.preset(), self.precision(), DOMAIN] if stage in DOMAINS else [vars(self.recipe)] if stage in ("autoencoder", "prior") else []
         steps = [v for k, v in self.steps.items() if k == stage or (stage, k) == ("autoencoder", "decoder")]
         return {"inputs": digest(views, models, place), "steps": steps, "code": digest([inspect.getsource(module) for module in needs.code])}
 
@@ -255,8 +257,7 @@ class Kiln:
 
         train_domain(name, self.pictures(name), preset=self.preset(), prior="kiln", out=self.weights / "domains" / name, work=self.cache / name,
                      steps=self.steps[name], feature_steps=min(100, self.steps[name]), sample_every=max(250, self.steps[name] // 8),
-                     batch_size=16 * min(self.times, 4), learning_rate=5e-4, lr_scheduler="cosine", lr_warmup_steps=min(100, self.steps[name]),
-                     ema_decay=0.999,
+                     batch_size=16 * min(self.times, 4), lr_warmup_steps=min(100, self.steps[name] // 10), **DOMAIN,
                      dtype=torch.float16, mixed_precision=self.precision(), licence="apache-2.0", device=self.device, quiet=self.quiet)
 
     def zero123(self) -> None:

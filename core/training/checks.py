@@ -39,10 +39,14 @@ def check_numbers(parts: int, **numbers: float | None) -> None:
         raise UserError(f"the patience is {numbers['patience']} measurements of FID, of which there are none: give --fid-every too")
 
 
-def check_schedule(name: str) -> None:
-    """Raises UserError for no schedule of a learning rate that diffusers knows."""
+def check_schedule(name: str, warmup: int, steps: int) -> None:
+    """Raises UserError for a schedule of a learning rate that is none, or has no room for its warm-up."""
     if name not in LR_SCHEDULERS:
         raise UserError(f"the learning rate's schedule is '{name}': give one of {', '.join(LR_SCHEDULERS)}")
+    if warmup and name == "constant":
+        raise UserError(f"lr_warmup_steps is {warmup}, and a constant rate has none: give another schedule, such as constant_with_warmup")
+    if warmup >= steps and name != "constant":
+        raise UserError(f"lr_warmup_steps is {warmup} of {steps} steps: give less")
 
 
 def load_prior(name: str, device: torch.device) -> InDomainPipeline:

@@ -74,7 +74,7 @@ def train_domain(
     licence: of the domain's model, as the Hugging Face Hub names them, such as cc-by-4.0.
     prior: what the domain names as its prior, where that is to be known as something other than the preset.
     learning_rate: the preset's by default (the paper's 1e-5 for SD1.5). lr_scheduler, lr_warmup_steps: how it changes, of diffusers'
-    `get_scheduler`; the paper's is constant, "cosine" falls to 0 at the last step. snr_gamma: of min-SNR weighting (5 is usual), none by default.
+    `get_scheduler`; the paper's is constant, "cosine" falls towards 0. snr_gamma: of min-SNR weighting (5 is usual), none by default.
     dtype: of the saved weights, which are the moving average.
     accumulation: parts of a batch that are computed one after the other, and gradient_checkpointing: both for less memory, to the same end;
     pictures too are encoded and made no more at once than a part has.
@@ -94,7 +94,7 @@ def train_domain(
     check_numbers(parts, steps=steps, accumulation=accumulation, batch_size=batch_size, fid_every=fid_every,
                   fid_images=fid_images, patience=patience, feature_steps=feature_steps, sample_every=sample_every,
                   learning_rate=learning_rate, lr_warmup_steps=lr_warmup_steps, snr_gamma=snr_gamma, ema_decay=ema_decay)
-    check_schedule(lr_scheduler)
+    check_schedule(lr_scheduler, lr_warmup_steps, steps)
     at_once = min(batch_size // parts, 16)  # pictures that are read, made and measured
     autocast, scaler = find_precision(mixed_precision, device)
     extractor = find_fid_features(found.judge) if fid_every and state.is_main_process else None
@@ -113,7 +113,9 @@ def train_domain(
                 "snr_gamma": snr_gamma, "feature_steps": feature_steps, "ema_decay": ema_decay, "seed": seed, "mixed_precision": mixed_precision,
                 "lr_scheduler": lr_scheduler} | ({"fid_images": fid_images} if fid_every else {})
     if lr_scheduler != "constant":
-        settings |= {"lr_warmup_steps": lr_warmup_steps, "steps": steps}  # what the rate is made from: a longer run is another one
+        settings |= {"lr_warmup_steps": lr_warmup_steps}
+    if lr_scheduler in ("linear", "cosine"):
+        settings |= {"lr_steps": steps}  # to which the rate falls: a longer run is another one
     if state.is_main_process:
         open_work(work, settings, resume)
     state.wait_for_everyone()
@@ -166,6 +168,8 @@ def open_work(work: Path, settings: dict, resume: bool) -> None:
         begun = json.loads(file.read_text()) if file.exists() else {}
     except ValueError as error:
         raise UserError(f"{file} is broken ({error}): delete it to go on with the settings as given, or give --no-resume to start anew") from error
+    if begun:
+        begun = {"lr_scheduler": "constant"} | begun  # as it was before it could be another
     for key, value in settings.items():
         if key in begun and begun[key] != value:  # what it does not say yet cannot differ
             raise UserError(f"the run in {work} has {key} {begun[key]}, not {value}: give the same, or --no-resume to start anew")

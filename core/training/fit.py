@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import reduce
 from diffusers import DDPMScheduler
-from diffusers.optimization import SchedulerType, get_scheduler
+from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel, compute_snr
 from torch import nn
 from tqdm import tqdm
@@ -25,7 +25,7 @@ from .text_feature import add_noise, draw
 
 logger = logging.getLogger(__name__)
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # as accelerate names them
-LR_SCHEDULERS = tuple(kind.value for kind in SchedulerType if kind is not SchedulerType.PIECEWISE_CONSTANT)  # as diffusers names them; that one wants rules
+LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine")  # as diffusers names them; the last two fall
 
 
 def find_precision(name: str, device: torch.device) -> tuple[AbstractContextManager, torch.amp.GradScaler]:
@@ -116,7 +116,7 @@ def new_optimizer(unet: nn.Module, learning_rate: float, ema_decay: float) -> tu
 def load_checkpoint(file: Path, parts: dict[str, Any]) -> list[float]:
     """Give each part its state, by way of the CPU: a GPU has no room for two of each. Returns every step's loss."""
     state = torch.load(file, map_location="cpu", weights_only=True)
-    for name in parts.keys() & state.keys():  # older runs have no scaler, those without FID no best
+    for name in parts.keys() & state.keys():  # older runs have no scaler and no rate, those without FID no best
         parts[name].load_state_dict(state[name])
     return state["history"]
 
