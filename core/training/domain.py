@@ -168,11 +168,10 @@ def open_work(work: Path, settings: dict, resume: bool) -> None:
         begun = json.loads(file.read_text()) if file.exists() else {}
     except ValueError as error:
         raise UserError(f"{file} is broken ({error}): delete it to go on with the settings as given, or give --no-resume to start anew") from error
-    if begun:
-        begun = {"lr_scheduler": "constant"} | begun  # as it was before it could be another
+    known = {"lr_scheduler": "constant"} | begun if begun else {}  # as it was before it could be another
     for key, value in settings.items():
-        if key in begun and begun[key] != value:  # what it does not say yet cannot differ
-            raise UserError(f"the run in {work} has {key} {begun[key]}, not {value}: give the same, or --no-resume to start anew")
+        if key in known and known[key] != value:  # what it does not say yet cannot differ
+            raise UserError(f"the run in {work} has {key} {known[key]}, not {value}: give the same, or --no-resume to start anew")
     if begun != settings:
         write_atomically(json.dumps(settings, indent=2), file)
 
