@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--mixed-precision", default=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), choices=PRECISIONS,
                         help="less memory and time; on a CPU bf16 alone, for less time, if it multiplies that; by default what `accelerate launch` was given")
     parser.add_argument("--learning-rate", type=float, help="the preset's by default: the paper's 1e-5 for sd15")
-    parser.add_argument("--lr-scheduler", default="constant", choices=LR_SCHEDULERS, help="how it changes, as in diffusers' own training scripts")
+    parser.add_argument("--lr-scheduler", default="constant", choices=LR_SCHEDULERS, help="how the learning rate changes, by diffusers' get_scheduler")
     parser.add_argument("--lr-warmup-steps", type=int, default=0, help="steps in which it rises, where it does not stay the same")
     parser.add_argument("--snr-gamma", type=float, help="weigh noise levels by min-SNR, as diffusers' own training scripts do; 5 is usual")
     parser.add_argument("--ema-decay", type=float, default=0.995, help="of the moving average that becomes the domain; nearer to 1 for longer runs")

@@ -42,8 +42,8 @@ SHOWN = 8  # images on a sample sheet, or pairs
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a kiln may be fired by, and `budget` compares; the defaults are what ships. factor: the autoencoder's f, 8, or 4 for the finer latents
-    that four channels are enough for. layers: of a block of the UNet."""
+    """What a kiln may be fired by, and `budget` compares; the defaults are what ships. factor: the autoencoder's f, 8 or 4, at which four
+    channels make as many numbers as 16 at 8. layers: of a block of the UNet."""
 
     factor: int = autoencoder.FACTOR
     latent_channels: int = autoencoder.LATENT_CHANNELS
