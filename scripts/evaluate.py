@@ -24,7 +24,9 @@ from core.errors import UserError, run_cli
 
 MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "toon", "zero123", "domain", "control", "costs", "run")
 TABLES = ("table1", "rectification", "table3d")
-IN_2D = ("data", "held_out", "prompts", "controlnet")  # what table3d does not take
+IN_2D = dict.fromkeys(("data", "held_out", "prompts", "controlnet"), TABLES[:2])  # option -> what takes it
+OF_SOME = {"folder": ("run",), "seeds": ("prior", "toon"), "domain": ("domain", "control", "costs", *TABLES),
+           "images": ("zero123", "domain", "control", "costs", *TABLES)}
 
 
 def main() -> None:
@@ -59,10 +61,9 @@ def main() -> None:
         raise UserError(f"--seeds is {args.seeds} and --images {args.images}: give at least 1 and 2")
     if not 0 < args.scale < math.inf:
         raise UserError(f"--scale is {args.scale:g}: give a number above 0, such as 0.1 for a tenth of training and images")
-    wanted = set(TABLES) & set(args.measure)
-    idle = of_tables if not wanted else IN_2D if wanted == {"table3d"} else ()
-    if given := [name for name in idle if getattr(args, name) != parser.get_default(name)]:
-        raise UserError(f"--{given[0].replace('_', '-')} has no effect on {', '.join(args.measure)}: leave it out, or ask for a table that takes it")
+    for name, takers in (dict.fromkeys(of_tables, TABLES) | IN_2D | OF_SOME).items():
+        if getattr(args, name) != parser.get_default(name) and not set(takers) & set(args.measure):
+            raise UserError(f"--{name.replace('_', '-')} has no effect on {', '.join(args.measure)}: leave it out, or ask for {' or '.join(takers)}")
     if args.quiet:
         from core.progress import hide_loading_bars
 

@@ -173,8 +173,10 @@ def evaluate(monkeypatch, data, *given):
 
 @pytest.mark.parametrize("given, said", [
     (("prior", "fold", "--scale", 0.1), "--scale has no effect on prior, fold"), (("table3d", "--held-out", "x"), "--held-out has no effect on table3d"),
+    (("fold", "--folder", "x"), "--folder has no effect on fold: leave it out, or ask for run"), (("domain", "--seeds", 5), "--seeds has no effect on domain"),
+    (("prior", "--domain", "face"), "--domain has no effect on prior"), (("autoencoder", "--images", 9), "--images has no effect on autoencoder"),
 ])
-def test_what_only_some_tables_take_is_an_error_without_one(given, said, tmp_path, monkeypatch):
+def test_what_only_some_measures_take_is_an_error_without_one(given, said, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=said):
         evaluate(monkeypatch, tmp_path, *given)
 
