@@ -25,7 +25,7 @@ from ..presets import find_preset
 from .best import KeepBest, domain_images, fid_measure, find_fid_features
 from .checks import check_numbers, check_schedule, check_target, load_prior
 from .data import Pictures, encode, find_file, load_latents
-from .fit import denoising_gradients, find_precision, fit, steps_every
+from .fit import FALLING, denoising_gradients, find_precision, fit, steps_every
 from .text_feature import initial_features, optimise_text_feature
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def train_domain(
                 "lr_scheduler": lr_scheduler} | ({"fid_images": fid_images} if fid_every else {})
     if lr_scheduler != "constant":
         settings |= {"lr_warmup_steps": lr_warmup_steps}
-    if lr_scheduler in ("linear", "cosine"):
+    if lr_scheduler in FALLING:
         settings |= {"lr_steps": steps}  # to which the rate falls: a longer run is another one
     if state.is_main_process:
         open_work(work, settings, resume)

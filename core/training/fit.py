@@ -25,7 +25,8 @@ from .text_feature import add_noise, draw
 
 logger = logging.getLogger(__name__)
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # as accelerate names them
-LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine")  # as diffusers names them; the last two fall
+FALLING = ("linear", "cosine")  # to 0 at the last step
+LR_SCHEDULERS = ("constant", "constant_with_warmup", *FALLING)  # as diffusers names them
 
 
 def find_precision(name: str, device: torch.device) -> tuple[AbstractContextManager, torch.amp.GradScaler]:
