@@ -85,7 +85,7 @@ class PriorLoader(FromSingleFileMixin):
         domain = find_domain(name)
         with self.without_offload():
             self.register_modules(domain_unet=None if domain is None else load_domain_unet(domain, self.unet))
-        self.register_to_config(phrase="{prompt}" if domain is None else domain.phrase)
+        self.register_to_config(phrase="{prompt}" if domain is None else domain.phrase, negative_prompt="" if domain is None else domain.negative_prompt)
         return self
 
     @contextmanager

@@ -40,7 +40,8 @@ logger = logging.getLogger(__name__)
 class InDomainPipeline(PriorLoader, DiffusionPipeline):
     """A Stable Diffusion prior and, where there is one, a domain's null-text UNet.
 
-    phrase: how a prompt is said in the domain, with "{prompt}" in it. guidance_scale, num_inference_steps and, where there is a domain,
+    phrase: how a prompt is said in the domain, with "{prompt}" in it; negative_prompt: what eps_0 says there for a prompt by default.
+    guidance_scale, num_inference_steps and, where there is a domain,
     unconditional_scale (w_d without a prompt), guidance_interval and guidance_every: what calls use by default. So are domain_scale and control_scale with
     a domain and a prompt, unless guidance_scale or further terms ask for Sec. 3.4's weights.
     `enable_model_cpu_offload` keeps both UNets on the GPU during a call, as each step needs them; `enable_sequential_cpu_offload` neither.
@@ -65,11 +66,12 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         unconditional_scale: float = 1.0,
         guidance_interval: tuple = (0.0, 1.0),  # diffusers warns of tuple[float, float]
         guidance_every: int = 1,
+        negative_prompt: str = "",
     ):
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet)
         self.register_modules(scheduler=scheduler, domain_unet=domain_unet)
-        self.register_to_config(phrase=phrase, guidance_scale=guidance_scale)
+        self.register_to_config(phrase=phrase, negative_prompt=negative_prompt, guidance_scale=guidance_scale)
         self.register_to_config(domain_scale=domain_scale, control_scale=control_scale)
         self.register_to_config(num_inference_steps=num_inference_steps, unconditional_scale=unconditional_scale)
         self.register_to_config(guidance_interval=guidance_interval, guidance_every=guidance_every)
@@ -168,7 +170,8 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
     ) -> MultiGuidance:
         """`(z_t, t) -> eps` for `batch` images: the rule with the domain's term, the prompt's term and others, as far as there are such.
 
-        prompt, negative_prompt: one for all images or one for each; a negative prompt takes the empty one's place in eps_0.
+        prompt, negative_prompt: one for all images or one for each; a negative prompt takes the empty one's place in eps_0, by default the
+        domain's own does for a prompt that is composed.
         guidance_scale: w0. domain_scale, control_scale: explicit w_d and w_c, in diffusers' convention, or several, which share the steps
         evenly; None for Sec. 3.4's. prompt None, or of weight 0, is unconditional: w_d is w0, by default `unconditional_scale` (at 1 eps_0
         cancels), and the prior's prediction without a domain. controls: what `control` gives, for the prompt's term. terms: more, from this or other pipelines.
@@ -187,6 +190,8 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         check_interval("guidance_interval", *guidance_interval)
         if guidance_every < 1:
             raise UserError(f"guidance_every is {guidance_every}: give 1, which evaluates all terms at every step, or more")
+        if negative_prompt is None and prompt is not None and has_weight(control_scale) and compose_prompt:
+            negative_prompt = self.config.negative_prompt
         negative = per_image(negative_prompt or "", batch, "negative_prompt")
         uncond = Term(self.unet, self.encode_prompt(negative), None, self.alphas_cumprod)
         terms = [term for term in terms if has_weight(term.weight)]

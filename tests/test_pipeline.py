@@ -120,6 +120,16 @@ def test_the_domains_phrase_is_composed_into_the_prompt_and_said(pipe, caplog):
     assert not torch.equal(composed, draw(pipe, "a vase", compose_prompt=False))
 
 
+def test_the_domains_negative_prompt_is_in_eps_0_of_composed_prompts_alone(pipe):
+    plain = {text: draw(pipe, text) for text in ("a jar of mine", None)}
+    pipe.register_to_config(negative_prompt="a jar")
+    assert torch.equal(draw(pipe, "a jar of mine"), draw(pipe, "a jar of mine", negative_prompt="a jar"))
+    assert not torch.equal(draw(pipe, "a jar of mine"), plain["a jar of mine"])
+    for settings in (dict(negative_prompt=""), dict(compose_prompt=False)):
+        assert torch.equal(draw(pipe, "a jar of mine", **settings), plain["a jar of mine"])
+    assert torch.equal(draw(pipe, None, domain_scale=2.0), draw(pipe, None, domain_scale=2.0, negative_prompt=""))
+
+
 def test_what_was_cut_off_a_long_prompt_is_said(prior, caplog):
     prior.encode_prompt(["a vase"])
     assert not caplog.text
@@ -141,7 +151,7 @@ def test_loading_warns_of_nothing(tiny_sd, caplog):
 
 
 def test_saved_and_loaded_pipelines_sample_alike(pipe, tmp_path):
-    pipe.register_to_config(phrase="a photo of {prompt}", guidance_scale=4.0)
+    pipe.register_to_config(phrase="a photo of {prompt}", negative_prompt="a jar", guidance_scale=4.0)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.save_pretrained(tmp_path)
     again = load(tmp_path)

@@ -503,13 +503,13 @@ def test_wrong_numbers_and_places_are_said_before_any_work(wrong, said, tiny_sd,
 
 
 def test_a_learned_domain_is_found_by_its_name_and_holds_the_moving_average(tiny_sd, pictures):
-    out = train_domain("clay", pictures, tiny_sd, phrase="{prompt} of clay", licence="cc0-1.0", dtype=torch.float16, **SHORT)
+    out = train_domain("clay", pictures, tiny_sd, phrase="{prompt} of clay", negative_prompt="a pot", licence="cc0-1.0", dtype=torch.float16, **SHORT)
     found = find_domain("clay")
     assert out == user_domains() / "clay" and found.phrase == "{prompt} of clay" and found.licence == "cc0-1.0"
     assert {v.dtype for v in weights(out).values()} == {torch.float16}
     pipe = InDomainPipeline.from_pretrained(tiny_sd, domain="clay")
     assert found.training["images"] == 5 and found.prior_unet == unet_fingerprint(pipe.unet)
-    assert isinstance(pipe.domain_unet, NullTextUNet) and pipe.compose("a bowl") == "a bowl of clay"
+    assert isinstance(pipe.domain_unet, NullTextUNet) and pipe.compose("a bowl") == "a bowl of clay" and pipe.config.negative_prompt == "a pot"
     state = torch.load(out.with_name("clay.work") / "checkpoint.pt", weights_only=True)
     average = dict(zip((k for k, _ in pipe.domain_unet.named_parameters()), state["ema"]["shadow_params"], strict=True))
     last = state["unet"]

@@ -39,6 +39,7 @@ def train_domain(
     work: str | Path | None = None,
     latents: str | Path | None = None,
     phrase: str = "{prompt}",
+    negative_prompt: str = "",
     licence: str = "other",
     prior: str | None = None,
     image_column: str | None = None,
@@ -70,6 +71,7 @@ def train_domain(
     data: a folder of images or of tar files of them, or a Hugging Face dataset by name; image_column: the dataset's, by default its first one.
     preset: the prior, a preset's name, a folder or a Hub id. out: the folder to write, by default where `find_domain(name)` looks.
     work: latents, checkpoints, loss.csv and sample grids, by default OUT.work. phrase: how prompts are said, with "{prompt}" in it.
+    negative_prompt: what all the pictures show, such as "a head": with it in eps_0 a prompt's term tells what the prompt adds.
     latents: a folder that keeps the latents, for several trainings on the same pictures; resume=False leaves those in it as they are.
     licence: of the domain's model, as the Hugging Face Hub names them, such as cc-by-4.0.
     prior: what the domain names as its prior, where that is to be known as something other than the preset.
@@ -145,7 +147,7 @@ def train_domain(
     if state.is_main_process:
         prior = prior or public_name(found.name)
         record = settings | {"data": pictures.name, "prior": prior, "images": len(z) // 2} | describe(history, best)
-        domain = Domain(out, name, phrase, prior, pictures.resolution, licence, unet_fingerprint(pipe.unet), record)
+        domain = Domain(out, name, phrase, prior, pictures.resolution, licence, unet_fingerprint(pipe.unet), record, negative_prompt)
         save_domain(domain, unet.to(dtype), feature)
     state.wait_for_everyone()
     return out
