@@ -66,7 +66,7 @@ def test_the_fired_prior_and_domain_are_an_in_domain_pipeline(kiln):
     pipe = InDomainPipeline.from_pretrained(str(kiln.weights / "prior"), domain=str(kiln.weights / "domains" / "porcelain"))
     images = pipe("a vase", num_inference_steps=2, output_type="pt", generator=torch.Generator().manual_seed(0)).images
     assert images.shape == (1, 3, 128, 128) and images.isfinite().all()
-    assert pipe.encode_images(images * 2 - 1).shape == (1, autoencoder.LATENT_CHANNELS, 16, 16)
+    assert pipe.encode_images(images * 2 - 1).shape == (1, autoencoder.LATENT_CHANNELS, 32, 32)
 
 
 def test_all_models_together_are_as_small_as_a_package_should_be(kiln):
@@ -76,7 +76,7 @@ def test_all_models_together_are_as_small_as_a_package_should_be(kiln):
 
 def test_what_a_budget_buys_is_measured_once_for_each_architecture_and_share(kiln, monkeypatch):
     measured = []
-    monkeypatch.setattr(budget, "VARIANTS", {"autoencoder": {"4": fire.Recipe(factor=4, latent_channels=4)},
+    monkeypatch.setattr(budget, "VARIANTS", {"autoencoder": {"4": fire.Recipe(factor=8, latent_channels=4)},
                                              "prior": {"eps": fire.Recipe(prediction_type="epsilon", layers=2)}})
     monkeypatch.setattr(budget, "autoencoder_psnr", lambda renders, vae: measured.append(vae.config.latent_channels) or {"base": 30.0})
     monkeypatch.setattr(budget, "prior_alignment", lambda seeds, preset, quiet: measured.append(Path(preset)) or {"class": 0.5})
@@ -100,7 +100,7 @@ def refired(kiln, tmp_path, monkeypatch):
 
     def encode(pipe, pictures, file, *_):
         encoded.append(pictures.source)
-        torch.zeros(32, pipe.unet.config.in_channels, 16, 16).numpy().tofile(file)
+        torch.zeros(32, pipe.unet.config.in_channels, 32, 32).numpy().tofile(file)
 
     monkeypatch.setattr(domain_module, "encode", encode)
     monkeypatch.setattr(domain_module, "optimise_text_feature", lambda unet, scheduler, latents, starts, *_, **__: next(iter(starts.values())))
@@ -183,18 +183,18 @@ def test_the_fired_controlnet_is_one_for_the_fired_prior_and_has_something_to_sa
         settings = dict(num_inference_steps=2, output_type="latent", generator=torch.Generator().manual_seed(0))
         return pipe("a vase", controls=controls, **settings).images
 
-    assert draw(1.0).shape == (1, autoencoder.LATENT_CHANNELS, 16, 16) and not torch.equal(draw(1.0), draw(0.0))
+    assert draw(1.0).shape == (1, autoencoder.LATENT_CHANNELS, 32, 32) and not torch.equal(draw(1.0), draw(0.0))
 
 
-def test_latents_may_be_finer_with_fewer_channels(kiln, tmp_path):
-    fine = fire.Kiln(tmp_path / "cache", "cpu", scale=1e-6, quiet=True, weights=tmp_path / "weights", data=kiln.renders, recipe=fire.Recipe(4, 4))
+def test_latents_may_be_coarser_with_more_channels(kiln, tmp_path):
+    coarse = fire.Kiln(tmp_path / "cache", "cpu", scale=1e-6, quiet=True, weights=tmp_path / "weights", data=kiln.renders, recipe=fire.Recipe(8, 16))
     for stage in ("autoencoder", "clip", "prior", "porcelain", "zero123", "controlnet"):
-        fine.run(stage)
-    pipe = InDomainPipeline.from_pretrained(str(fine.weights / "prior"), domain=str(fine.weights / "domains" / "porcelain"))
-    assert Zero123.from_pretrained(fine.weights / "zero123", vae=pipe.vae).unet.config.in_channels == 8
-    edges = pipe.control(fine.weights / "controlnet", canny(Image.fromarray(kiln.views("base").images[0])))
+        coarse.run(stage)
+    pipe = InDomainPipeline.from_pretrained(str(coarse.weights / "prior"), domain=str(coarse.weights / "domains" / "porcelain"))
+    assert Zero123.from_pretrained(coarse.weights / "zero123", vae=pipe.vae).unet.config.in_channels == 32
+    edges = pipe.control(coarse.weights / "controlnet", canny(Image.fromarray(kiln.views("base").images[0])))
     latents = pipe("a vase", controls=[edges], num_inference_steps=2, output_type="latent", generator=torch.Generator().manual_seed(0)).images
-    assert latents.shape == (1, 4, 32, 32) and latents.isfinite().all() and pipe.decode_latents(latents).shape == (1, 3, 128, 128)
+    assert latents.shape == (1, 16, 16, 16) and latents.isfinite().all() and pipe.decode_latents(latents).shape == (1, 3, 128, 128)
 
 
 def test_mirror_images_have_their_own_edges(kiln, monkeypatch):
@@ -222,7 +222,7 @@ def test_the_fired_zero123_is_one_for_ingen3d(kiln):
     reference = Cameras.at(20.0, 0.0, 3.2, 40.0, "cpu")
     condition = zero123.condition(torch.zeros(1, 3, 128, 128), reference)
     eps = zero123.noise_predictor(condition, reference, 3.0)(torch.randn_like(condition.latents), torch.tensor([500]))
-    assert eps.shape == condition.latents.shape == (1, autoencoder.LATENT_CHANNELS, 16, 16) and eps.isfinite().all()
+    assert eps.shape == condition.latents.shape == (1, autoencoder.LATENT_CHANNELS, 32, 32) and eps.isfinite().all()
     assert zero123.scheduler.config.prediction_type == kiln.load_prior().scheduler.config.prediction_type == kiln.recipe.prediction_type
 
 

@@ -9,7 +9,7 @@ from ..evaluation.kiln import autoencoder_psnr, prior_alignment
 from .fire import Kiln, Recipe
 
 VARIANTS = {  # stage -> what is varied -> recipe
-    "autoencoder": {f"f={factor}, {channels} latent channels": Recipe(factor, channels) for factor, channels in ((8, 4), (8, 8), (8, 16), (4, 4))},
+    "autoencoder": {f"f={factor}, {channels} latent channels": Recipe(factor, channels) for factor, channels in ((4, 4), (4, 8), (8, 8), (8, 16))},
     "prior": {"v, 1 layer a block": Recipe(), "epsilon, 1 layer": Recipe(prediction_type="epsilon"), "v, 2 layers": Recipe(layers=2)},
 }
 SHARES = (0.05, 0.2)  # of the steps of what ships

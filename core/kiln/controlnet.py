@@ -20,7 +20,7 @@ NO_TEXT = 0.5  # share of captions left out, as in the paper: what a shape is ha
 
 
 def from_prior(unet: UNet2DConditionModel) -> ControlNetModel:
-    """The prior's encoder, with half of the usual channels where pictures come in: four widths bring 128 px down to 16 x 16, three to 32 x 32."""
+    """The prior's encoder, with half of the usual channels where pictures come in: three widths bring 128 px down to 32 x 32, four to 16 x 16."""
     net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 64, 128)[: (128 // unet.config.sample_size).bit_length()])
     for conv in (net.controlnet_cond_embedding.conv_in, *net.controlnet_cond_embedding.blocks):
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # by torch's own start thin edges fade to nothing in so many layers

@@ -35,15 +35,16 @@ CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")
 OBJECTS = dict.fromkeys(DOMAINS, (1200, 3, 0)) | {"toon": (720, 3, 0), "base": (20160, 2, 1)}  # objects, photo views, wide views
 STEPS = {"autoencoder": 5000, "decoder": 3000, "clip": 600, "prior": 28000, "porcelain": 13000, "face": 1000, "animal": 1000,
          "toon": 1000, "zero123": 4500, "controlnet": 1000, "judge": 5000}
-DOMAIN = {"learning_rate": 5e-4, "lr_scheduler": "cosine", "ema_decay": 0.999}  # how domains are learned
+DOMAIN = dict.fromkeys(DOMAINS, {"learning_rate": 5e-4, "lr_scheduler": "cosine", "ema_decay": 0.999})  # how domains are learned
+DOMAIN["face"] = DOMAIN["face"] | {"negative_prompt": "a head"}
 GPU_BATCH = 16  # times as many views a step on a GPU, which fewer leave idle; 4 times for domains, whose pictures are few
 SHOWN = 8  # images on a sample sheet, or pairs
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a kiln may be fired by, and `budget` compares; the defaults are what ships. factor: the autoencoder's f, 8 or 4, at which four
-    channels make as many numbers as 16 at 8. layers: of a block of the UNet."""
+    """What a kiln may be fired by, and `budget` compares; the defaults are what ships. factor: the autoencoder's f, 4 or 8, at which 16
+    channels make as many numbers as 4 at 4. layers: of a block of the UNet."""
 
     factor: int = autoencoder.FACTOR
     latent_channels: int = autoencoder.LATENT_CHANNELS
@@ -122,7 +123,7 @@ class Kiln:
             return {"inputs": digest({w: [origin(w, photo, wide, n, 0), n] for w, (n, photo, wide) in OBJECTS.items()}), "steps": None, "code": ""}
         needs = STAGES[stage]
         views, models = [identity(self.renders / world) for world in needs.worlds], digest_files([self.weights / name for name in needs.models])
-        place = [self.preset(), self.precision(), DOMAIN] if stage in DOMAINS else [vars(self.recipe)] if stage in ("autoencoder", "prior") else []
+        place = [self.preset(), self.precision(), DOMAIN[stage]] if stage in DOMAINS else [vars(self.recipe)] if stage in ("autoencoder", "prior") else []
         steps = [v for k, v in self.steps.items() if k == stage or (stage, k) == ("autoencoder", "decoder")]
         return {"inputs": digest(views, models, place), "steps": steps, "code": digest([inspect.getsource(module) for module in needs.code])}
 
@@ -158,8 +159,8 @@ class Kiln:
     def autoencoder(self) -> None:
         worlds = {world: self.views(world) for world in WORLDS}
         settings = dict(times=self.times, made_from=digest([identity(self.renders / world) for world in WORLDS]), quiet=self.quiet)
-        vae = autoencoder.train(worlds, self.cache / "autoencoder", self.device, self.steps["autoencoder"], self.recipe.latent_channels,
-                                self.recipe.factor, **settings)
+        vae = autoencoder.train(worlds, self.cache / "autoencoder", self.device, self.steps["autoencoder"], self.recipe.factor,
+                                self.recipe.latent_channels, **settings)
         vae = autoencoder.finish(vae, worlds, self.cache / "decoder", self.device, self.steps["decoder"], **settings)
         vae = vae.to(memory_format=torch.contiguous_format)
         autoencoder.standardise(vae, np.concatenate([views.images[::7][:300] for views in worlds.values()]), self.device)
@@ -226,7 +227,7 @@ class Kiln:
         tokenizer = CLIPTokenizer.from_pretrained(self.weights / "clip")
         text_encoder = CLIPTextModel.from_pretrained(self.weights / "clip", torch_dtype=torch.float32)
         torch.manual_seed(0)
-        unet, scheduler = prior.new_unet(self.recipe.latent_channels, self.recipe.layers, self.recipe.factor), prior.new_scheduler(self.recipe.prediction_type)
+        unet, scheduler = prior.new_unet(self.recipe.factor, self.recipe.latent_channels, self.recipe.layers), prior.new_scheduler(self.recipe.prediction_type)
         modules = prior.train(latents, captions, text_encoder, tokenizer, self.cache / "prior", self.device, self.steps["prior"], unet, scheduler,
                               batch_size=prior.BATCH * self.times, sample=self.sheet("prior", captions, tokenizer, scheduler), quiet=self.quiet)
         unet = modules["unet"].to(memory_format=torch.contiguous_format)
@@ -257,7 +258,7 @@ class Kiln:
 
         train_domain(name, self.pictures(name), preset=self.preset(), prior="kiln", out=self.weights / "domains" / name, work=self.cache / name,
                      steps=self.steps[name], feature_steps=min(100, self.steps[name]), sample_every=max(250, self.steps[name] // 8),
-                     batch_size=16 * min(self.times, 4), lr_warmup_steps=min(100, self.steps[name] // 10), **DOMAIN,
+                     batch_size=16 * min(self.times, 4), lr_warmup_steps=min(100, self.steps[name] // 10), **DOMAIN[name],
                      dtype=torch.float16, mixed_precision=self.precision(), licence="apache-2.0", device=self.device, quiet=self.quiet)
 
     def zero123(self) -> None:

@@ -14,12 +14,12 @@ from .clip import WIDTH, tokenize
 from .loop import digest, fit, generator, make_fast
 
 BATCH = 20
-BLOCKS = {8: ((64, 128, 144), (True, True, False)), 4: ((48, 96, 144), (False, True, True))}  # by f: widths, and which attend: 16 x 16 and 8 x 8 do
+BLOCKS = {4: ((48, 96, 128, 112), (False, True, True, False)), 8: ((64, 128, 144), (True, True, False))}  # by f: widths down to 4 x 4, and which attend
 NO_TEXT = 0.12  # share of captions left out, for the unconditional prediction
 
 
-def new_unet(latent_channels: int = LATENT_CHANNELS, layers: int = 1, factor: int = FACTOR) -> UNet2DConditionModel:
-    """Small enough for six of its kind to ship. layers: of a block. factor: the autoencoder's f."""
+def new_unet(factor: int = FACTOR, latent_channels: int = LATENT_CHANNELS, layers: int = 1) -> UNet2DConditionModel:
+    """Small enough for six of its kind to ship. factor: the autoencoder's f. layers: of a block."""
     widths, attends = BLOCKS[factor]
     return UNet2DConditionModel(
         sample_size=128 // factor, in_channels=latent_channels, out_channels=latent_channels, block_out_channels=widths, layers_per_block=layers,
