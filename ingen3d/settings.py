@@ -172,10 +172,8 @@ def load_settings(config: str, overrides: list[str] | dict | None = None, steps:
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), preset, given))
     except (OmegaConfBaseException, yaml.YAMLError, TypeError) as error:
         raise UserError(f"a setting in {overrides} has a wrong value: {str(error).splitlines()[0]}") from error
-    for name, stage in (("init", settings.init), ("refine", settings.refine)):
+    for stage in (settings.init, settings.refine):
         stage.steps = stage.steps if steps is None else steps
-        if "guidance_scale" in given.get(name, {}) and "guidance_end" not in given[name]:  # a scale that was asked for holds throughout
-            stage.guidance_end = None
     check(settings)
     return settings
 
