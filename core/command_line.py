@@ -18,8 +18,9 @@ def new_parser(module: str, description: str, num_images: int, root: str) -> arg
     """The arguments that sampling and editing share. root: where the folders of results are."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     parser.add_argument("--prompt", help="what to make; without it, anything of the domain")
-    parser.add_argument("--negative-prompt", help="what to keep away from, by default the domain's own")
-    parser.add_argument("--no-compose", action="store_false", dest="compose_prompt", help="leave the prompt as it is, without the domain's phrase")
+    parser.add_argument("--negative-prompt", help="what to keep away from; by default the domain's own, '' for nothing")
+    parser.add_argument("--no-compose", action="store_false", dest="compose_prompt",
+                        help="leave the prompt as it is, without the domain's phrase and negative prompt")
     parser.add_argument("--domain", help="a known domain, its folder or Hub id, or 'none' (default: porcelain over the kiln)")
     parser.add_argument("--preset", default="kiln", help="the models: kiln, kiln-toon, sd15, a folder, a Hub id or one .safetensors file")
     parser.add_argument("--num-images", type=int, default=num_images)

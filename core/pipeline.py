@@ -40,10 +40,10 @@ logger = logging.getLogger(__name__)
 class InDomainPipeline(PriorLoader, DiffusionPipeline):
     """A Stable Diffusion prior and, where there is one, a domain's null-text UNet.
 
-    phrase: how a prompt is said in the domain, with "{prompt}" in it; negative_prompt: what eps_0 says there for a prompt by default.
-    guidance_scale, num_inference_steps and, where there is a domain,
-    unconditional_scale (w_d without a prompt), guidance_interval and guidance_every: what calls use by default. So are domain_scale and control_scale with
-    a domain and a prompt, unless guidance_scale or further terms ask for Sec. 3.4's weights.
+    phrase: how a prompt is said in the domain, with "{prompt}" in it; negative_prompt: what eps_0 has there for a prompt by default.
+    guidance_scale, num_inference_steps and, where there is a domain, unconditional_scale (w_d without a prompt), guidance_interval and guidance_every:
+    what calls use by default. So are domain_scale and control_scale with a domain and a prompt, unless guidance_scale or further terms ask for
+    Sec. 3.4's weights.
     `enable_model_cpu_offload` keeps both UNets on the GPU during a call, as each step needs them; `enable_sequential_cpu_offload` neither.
     """
 
@@ -83,6 +83,10 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
     def compose(self, prompt: str) -> str:
         """The prompt as the domain says it: bare conditions, multiplied as if independent, fight each other (App. A)."""
         return prompt if self.domain_unet is None or not prompt else self.config.phrase.replace("{prompt}", prompt)
+
+    def negative_of(self, prompt: str) -> str:
+        """What eps_0 is conditioned on beside a prompt by default: what all of the domain's pictures show, for a prompt to tell what it adds."""
+        return "" if self.domain_unet is None or not prompt else self.config.negative_prompt
 
     def encode_prompt(self, prompts: list[str]) -> torch.Tensor:
         """Text features (B, T, d). What the tokenizer cannot take is cut off and logged."""
@@ -170,8 +174,8 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
     ) -> MultiGuidance:
         """`(z_t, t) -> eps` for `batch` images: the rule with the domain's term, the prompt's term and others, as far as there are such.
 
-        prompt, negative_prompt: one for all images or one for each; a negative prompt takes the empty one's place in eps_0, by default the
-        domain's own does for a prompt that is composed.
+        prompt, negative_prompt: one for all images or one for each; a negative prompt takes the empty one's place in eps_0, for all terms; None: the
+        domain's own, where the prompt is composed.
         guidance_scale: w0. domain_scale, control_scale: explicit w_d and w_c, in diffusers' convention, or several, which share the steps
         evenly; None for Sec. 3.4's. prompt None, or of weight 0, is unconditional: w_d is w0, by default `unconditional_scale` (at 1 eps_0
         cancels), and the prior's prediction without a domain. controls: what `control` gives, for the prompt's term. terms: more, from this or other pipelines.
@@ -190,14 +194,15 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         check_interval("guidance_interval", *guidance_interval)
         if guidance_every < 1:
             raise UserError(f"guidance_every is {guidance_every}: give 1, which evaluates all terms at every step, or more")
-        if negative_prompt is None and prompt is not None and has_weight(control_scale) and compose_prompt:
-            negative_prompt = self.config.negative_prompt
+        prompts = per_image(prompt or "", batch, "prompt")
+        if negative_prompt is None and compose_prompt and has_weight(control_scale):
+            negative_prompt = [self.negative_of(p) for p in prompts]
         negative = per_image(negative_prompt or "", batch, "negative_prompt")
         uncond = Term(self.unet, self.encode_prompt(negative), None, self.alphas_cumprod)
         terms = [term for term in terms if has_weight(term.weight)]
         customised = bool(terms or controls)
         if (prompt is not None or controls) and has_weight(control_scale):
-            terms = [self.term(per_image(prompt or "", batch, "prompt"), control_scale, negative, controls, compose_prompt), *terms]
+            terms = [self.term(prompts, control_scale, negative, controls, compose_prompt), *terms]
         if not rectify:
             uncond = own_unconditional(terms) if customised or self.domain_unet is None else self.domain_term()
         check_terms(terms, self.unet, batch)

@@ -76,15 +76,15 @@ def test_all_models_together_are_as_small_as_a_package_should_be(kiln):
 
 def test_what_a_budget_buys_is_measured_once_for_each_architecture_and_share(kiln, monkeypatch):
     measured = []
-    monkeypatch.setattr(budget, "VARIANTS", {"autoencoder": {"4": fire.Recipe(factor=8, latent_channels=4)},
+    monkeypatch.setattr(budget, "VARIANTS", {"autoencoder": {"8": fire.Recipe(factor=8, latent_channels=8)},
                                              "prior": {"eps": fire.Recipe(prediction_type="epsilon", layers=2)}})
     monkeypatch.setattr(budget, "autoencoder_psnr", lambda renders, vae: measured.append(vae.config.latent_channels) or {"base": 30.0})
     monkeypatch.setattr(budget, "prior_alignment", lambda seeds, preset, quiet: measured.append(Path(preset)) or {"class": 0.5})
     rows = [list(budget.compare(kiln, shares=(1e-6,))) for _ in range(2)]
-    assert rows[0] == rows[1] and measured[0] == 4 and len(measured) == 2
+    assert rows[0] == rows[1] and measured[0] == 8 and len(measured) == 2
     assert [row["steps"] for row in rows[0]] == [2, 2] and rows[0][1]["MiB"] > kiln.sizes()["prior/unet"]
     assert json.loads((measured[1] / "scheduler" / "scheduler_config.json").read_text())["prediction_type"] == "epsilon"
-    assert "| 4 | 2 |" in budget.as_markdown(rows[0]) and budget.as_markdown(rows[0]).count("\n\n") == 1
+    assert "| 8 | 2 |" in budget.as_markdown(rows[0]) and budget.as_markdown(rows[0]).count("\n\n") == 1
 
 
 def test_the_fired_domain_is_the_kilns_wherever_it_was_fired(kiln):

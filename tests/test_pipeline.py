@@ -121,13 +121,15 @@ def test_the_domains_phrase_is_composed_into_the_prompt_and_said(pipe, caplog):
 
 
 def test_the_domains_negative_prompt_is_in_eps_0_of_composed_prompts_alone(pipe):
-    plain = {text: draw(pipe, text) for text in ("a jar of mine", None)}
+    plain = draw(pipe, "a jar of mine")
     pipe.register_to_config(negative_prompt="a jar")
     assert torch.equal(draw(pipe, "a jar of mine"), draw(pipe, "a jar of mine", negative_prompt="a jar"))
-    assert not torch.equal(draw(pipe, "a jar of mine"), plain["a jar of mine"])
+    assert not torch.equal(draw(pipe, "a jar of mine"), plain)
     for settings in (dict(negative_prompt=""), dict(compose_prompt=False)):
-        assert torch.equal(draw(pipe, "a jar of mine", **settings), plain["a jar of mine"])
-    assert torch.equal(draw(pipe, None, domain_scale=2.0), draw(pipe, None, domain_scale=2.0, negative_prompt=""))
+        assert torch.equal(draw(pipe, "a jar of mine", **settings), plain)
+    control = pipe.control(tiny_controlnet(pipe.unet), torch.rand(1, 3, 16, 16))
+    for prompt, settings in ((None, {}), ("", dict(controls=[control])), ("a jar of mine", dict(control_scale=0.0))):
+        assert torch.equal(draw(pipe, prompt, domain_scale=2.0, **settings), draw(pipe, prompt, domain_scale=2.0, negative_prompt="", **settings))
 
 
 def test_what_was_cut_off_a_long_prompt_is_said(prior, caplog):

@@ -153,10 +153,10 @@ def rule_of(pipe, method, tmp_path):
 EXPECTED = {  # the network of eps_0, those of the terms, and the guidance at the first step
     "sds-prior": ("unet", ["unet"], 101),
     "sds-fine-tuned": ("unet", ["unet"], 101),
-    "ours": ("unet", ["domain_unet", "unet"], 3),
-    "no-rectification": ("domain_unet", ["domain_unet", "unet"], 3),
-    "no-domain": ("unet", ["unet"], 3),
-    "no-text": ("unet", ["domain_unet"], 3),
+    "ours": ("unet", ["domain_unet", "unet"], 7),
+    "no-rectification": ("domain_unet", ["domain_unet", "unet"], 7),
+    "no-domain": ("unet", ["unet"], 7),
+    "no-text": ("unet", ["domain_unet"], 7),
     "zero123": None,
 }
 
@@ -188,11 +188,12 @@ def test_without_rectification_the_domains_term_vanishes(pipes):
 
 
 def test_all_methods_have_the_same_number_of_steps():
-    settings = load_settings("kiln")
+    settings = load_settings("kiln", {"refine": {"csd": True}})
     for method in methods(settings).values():
-        own = load_settings("kiln", dict(method.overrides))
+        overrides = dict(method.overrides)
+        own = load_settings("kiln", overrides | {"refine": {"csd": True} | dict(overrides.get("refine", {}))})
         assert own.init.steps + own.refine.steps == settings.init.steps + settings.refine.steps
-        assert own.refine.csd == (settings.refine.csd and method.models == "domain"), "DreamFusion's is SDS, whatever ours is"
+        assert own.refine.csd == (method.models == "domain"), "DreamFusion's is SDS, whatever ours is"
 
 
 def test_guidance_alone_is_over_the_rules_own_eps_0(pipes, tmp_path, monkeypatch):

@@ -65,7 +65,7 @@ def domain(tmp_path_factory, tiny_sd) -> Path:
     folder = tmp_path_factory.mktemp("domain")
     prior = UNet2DConditionModel.from_pretrained(tiny_sd, subfolder="unet")
     NullTextUNet.from_prior(prior, torch.randn(1, 1, 24, generator=torch.Generator().manual_seed(5))).save_pretrained(folder / "unet", safe_serialization=True)
-    (folder / "domain.json").write_text(json.dumps(dict(name="ware", phrase=PHRASE, prior=str(tiny_sd), resolution=16)))
+    (folder / "domain.json").write_text(json.dumps(dict(name="ware", phrase=PHRASE, negative_prompt="a pot", prior=str(tiny_sd), resolution=16)))
     return folder
 
 
@@ -157,6 +157,10 @@ def test_schedules_are_followed_as_stable_diffusion_guidance_follows_them(guidan
 def test_a_domain_has_its_say_and_its_words(guidance, prompts, tiny_sd, domain):
     prompt_utils = prompts(tiny_sd, "in-domain-prompt-processor", domain_model=str(domain))
     assert prompt_utils.prompt == "a vase, porcelain" and prompt_utils.prompts_vd[1] == "a vase, porcelain, front view"
+    negative = {given: prompts(tiny_sd, "in-domain-prompt-processor", negative_prompt=given).uncond_text_embeddings for given in ("", "a pot", "red")}
+    assert torch.equal(prompt_utils.uncond_text_embeddings, negative["a pot"]) and not torch.equal(negative["a pot"], negative[""])
+    other = prompts(tiny_sd, "in-domain-prompt-processor", domain_model=str(domain), negative_prompt="red")
+    assert torch.equal(other.uncond_text_embeddings, negative["red"])
     latents = torch.randn(2, 8, 8, 4)
     with_domain, without = guidance(tiny_sd, domain_model=str(domain)), guidance(tiny_sd)
     got, plain = (gradient(one, prompt_utils, latents, VIEWS)[0] for one in (with_domain, without))

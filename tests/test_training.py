@@ -516,6 +516,7 @@ def test_a_learned_domain_is_found_by_its_name_and_holds_the_moving_average(tiny
     assert all(torch.equal(v.half(), weights(out)[k]) for k, v in average.items())
     assert not all(torch.equal(v.half(), last[k].half()) for k, v in average.items())
     assert len(list(out.with_name("clay.work").glob("sample-*.png"))) == 1
+    assert not pipe.set_domain(None).config.negative_prompt
 
 
 def test_of_a_prior_in_a_folder_the_name_alone_is_published(tiny_sd, pictures, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from .loop import fit, make_fast
 
 FACTOR = 4  # f: pixels to a latent, along a side; at 8 small UNets made shapes that wobble and patterns that are stains
 WIDTHS = {8: (16, 32, 64, 128), 4: (16, 48, 96)}  # by f, of stages from full size down
-LATENT_CHANNELS = 4  # as many numbers as 16 at f=8, of which porcelain kept 29.4 dB where these keep 32.7: its lines are what is hard
+LATENT_CHANNELS = 4  # as many numbers as 16 at f=8, by which porcelain had 29.4 dB; by these it has 32.7. Its lines are what is hard
 KL_WEIGHT = 1e-5  # per latent dimension; 1e-2 ruins it
 BATCH = {"base": 3, "porcelain": 3}  # whole views of a world a step, of others 1: porcelain's fine lines are what is hard
 FINISH = {"porcelain": 3}  # and while the decoder learns alone, as they are what it still blurs
@@ -117,7 +117,7 @@ def standardise(vae: AutoencoderKL, images: np.ndarray, device: torch.device) ->
     """Have scaled latents of mean 0 in each channel, by the 1x1 convolutions about them, of deviation 1 in all, and of directions more alike.
 
     A mean would be what noise hides last: pure noise, from which samples begin, has none. One direction, mostly how bright a place is, has four
-    fifths of the variance, and those that tell patterns under a hundredth each, which a loss hardly sees: each is divided by its deviation
+    fifths of the variance (of 16 at f=8), and those that tell patterns under a hundredth each, which a loss hardly sees: each is divided by its deviation
     to the power of WHITENING. Rounded, so that it is the same on any machine.
     """
     channels = vae.config.latent_channels

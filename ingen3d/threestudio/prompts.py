@@ -13,7 +13,8 @@ from core.text import encode_prompts
 
 @threestudio.register("in-domain-prompt-processor")
 class InDomainPromptProcessor(PromptProcessor):
-    """stable-diffusion-prompt-processor, with the prompt composed for the domain: bare conditions fight each other (App. A).
+    """stable-diffusion-prompt-processor, with the prompt composed for the domain: bare conditions fight each other (App. A); so is the domain's negative
+    prompt, where `negative_prompt` gives none.
 
     Prompts too long for the text encoder are cut. It keeps no cache (`use_cache`) and needs no process of its own (`spawn`):
     threestudio's cache knows a text encoder by its path, and the kiln's is the same when it was fired again.
@@ -26,9 +27,15 @@ class InDomainPromptProcessor(PromptProcessor):
 
     cfg: Config
 
+    def configure(self) -> None:
+        self.domain = find_domain(self.cfg.domain_model)
+        if self.domain is not None:
+            self.cfg.negative_prompt = self.cfg.negative_prompt or self.domain.negative_prompt
+        super().configure()
+
     def preprocess_prompt(self, prompt: str) -> str:
-        prompt, domain = super().preprocess_prompt(prompt), find_domain(self.cfg.domain_model)
-        return prompt if domain is None else domain.phrase.replace("{prompt}", prompt)
+        prompt = super().preprocess_prompt(prompt)
+        return prompt if self.domain is None else self.domain.phrase.replace("{prompt}", prompt)
 
     def prepare_text_embeddings(self) -> None:
         prior = find_preset(self.cfg.pretrained_model_name_or_path).prior
