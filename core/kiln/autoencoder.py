@@ -14,7 +14,7 @@ from .loop import fit, make_fast
 
 FACTOR = 4  # f: pixels to a latent, along a side; at 8 small UNets made shapes that wobble and patterns that are stains
 WIDTHS = {8: (16, 32, 64, 128), 4: (16, 48, 96)}  # by f, of stages from full size down
-LATENT_CHANNELS = 4  # as many numbers as 16 at f=8, by which porcelain had 29.4 dB; by these it has 32.7. Its lines are what is hard
+LATENT_CHANNELS = 4  # as many numbers as 16 at f=8, by which porcelain had 29.4 dB; by these it has 32.6. Its lines are what is hard
 KL_WEIGHT = 1e-5  # per latent dimension; 1e-2 ruins it
 BATCH = {"base": 3, "porcelain": 3}  # whole views of a world a step, of others 1: porcelain's fine lines are what is hard
 FINISH = {"porcelain": 3}  # and while the decoder learns alone, as they are what it still blurs
