@@ -197,6 +197,8 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         prompts = per_image(prompt or "", batch, "prompt")
         if negative_prompt is None and compose_prompt and has_weight(control_scale):
             negative_prompt = [self.negative_of(p) for p in prompts]
+            if any(negative_prompt):
+                logger.info("negative prompt of the domain: '%s'", self.config.negative_prompt)
         negative = per_image(negative_prompt or "", batch, "negative_prompt")
         uncond = Term(self.unet, self.encode_prompt(negative), None, self.alphas_cumprod)
         terms = [term for term in terms if has_weight(term.weight)]

@@ -93,6 +93,10 @@ def test_the_fired_domain_is_the_kilns_wherever_it_was_fired(kiln):
     assert 'from_pretrained("kiln"' in (fired / "README.md").read_text()
 
 
+def test_faces_ship_with_the_negative_prompt_that_they_are_fired_with():
+    assert find_domain("face").negative_prompt == fire.DOMAIN["face"]["negative_prompt"] == "a head"
+
+
 @pytest.fixture
 def refired(kiln, tmp_path, monkeypatch):
     """A copy of the fired kiln, and the pictures that porcelain encodes when it is fired once more."""

@@ -120,11 +120,13 @@ def test_the_domains_phrase_is_composed_into_the_prompt_and_said(pipe, caplog):
     assert not torch.equal(composed, draw(pipe, "a vase", compose_prompt=False))
 
 
-def test_the_domains_negative_prompt_is_in_eps_0_of_composed_prompts_alone(pipe):
+def test_the_domains_negative_prompt_is_in_eps_0_of_composed_prompts_alone_and_said(pipe, caplog):
     plain = draw(pipe, "a jar of mine")
     pipe.register_to_config(negative_prompt="a jar")
     assert torch.equal(draw(pipe, "a jar of mine"), draw(pipe, "a jar of mine", negative_prompt="a jar"))
-    assert not torch.equal(draw(pipe, "a jar of mine"), plain)
+    with caplog.at_level(logging.INFO, logger="core"):
+        assert not torch.equal(draw(pipe, "a jar of mine"), plain)
+    assert "'a jar'" in caplog.text
     for settings in (dict(negative_prompt=""), dict(compose_prompt=False)):
         assert torch.equal(draw(pipe, "a jar of mine", **settings), plain)
     control = pipe.control(tiny_controlnet(pipe.unet), torch.rand(1, 3, 16, 16))
