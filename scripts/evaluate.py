@@ -24,7 +24,7 @@ from core.errors import UserError, run_cli
 
 MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "toon", "zero123", "domain", "control", "costs", "run")
 TABLES = ("table1", "rectification", "table3d")
-IN_2D = dict.fromkeys(("data", "held_out", "prompts", "controlnet"), TABLES[:2])  # option -> what takes it
+IN_2D = dict.fromkeys(("data", "held_out", "prompts", "negative_prompt", "controlnet"), TABLES[:2])  # option -> what takes it
 OF_SOME = {"folder": ("run",), "seeds": ("prior", "toon"), "domain": ("domain", "control", "costs", *TABLES),
            "images": ("zero123", "domain", "control", "costs", *TABLES)}
 
@@ -51,6 +51,7 @@ def main() -> None:
     table_option("--data", help="a folder of the domain's pictures, where they are not the kiln's")
     table_option("--held-out", help="others of the domain, to learn nothing from (default: every twentieth of --data)")
     table_option("--prompts", help="a text file of what to ask for, one a line, such as 'a vase'; needed with --data")
+    table_option("--negative-prompt", help="what all the pictures show, such as 'a head': every trained method gets it beside a text (default: the kiln's own)")
     table_option("--controlnet", help="one that reads edges, by its folder or Hub id (default: the preset's)")
     table_option("--train-steps", type=int, help="of each method's training (default: 2750 by --scale)")
     table_option("--batch-size", type=int, help="of each method's training (default: 16)")
@@ -134,7 +135,7 @@ def make_table(name: str, args: argparse.Namespace) -> Path:
         common = dict(out=args.out, device=args.device, quiet=args.quiet, command=command)
         return table3d(preset=args.preset, domains=args.domain, quick=args.quick, counts=counts, **common)
     found = study.Study(args.preset, counts, args.out, args.controlnet, device=args.device, quiet=args.quiet)
-    worlds = tables.find_study_worlds(found, args.domain, args.data, args.held_out, args.prompts)
+    worlds = tables.find_study_worlds(found, args.domain, args.data, args.held_out, args.prompts, args.negative_prompt)
     return getattr(tables, name)(found, worlds, command)
 
 

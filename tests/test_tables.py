@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from core.devices import is_fast_in_bf16
@@ -161,6 +162,25 @@ def test_methods_are_sampled_with_the_same_noise_and_as_their_users_have_them(ti
     generators = [torch.Generator().manual_seed(i) for i in range(3)]
     expected = theirs(["a photo of a vase"] * 3, guidance_scale=found.prior.config.guidance_scale, num_inference_steps=2, generator=generators,
                       output_type="pt").images
+    assert torch.allclose(images / 2 + 0.5, expected, atol=1e-4)
+
+
+def test_every_trained_method_has_the_negative_prompt_of_a_domain_beside_a_text_alone(tiny):
+    found, (world,) = tiny
+    negated = replace(world, negative_prompt="a head")
+    methods = found.train(negated, ("fine-tuning", "ours"))
+    assert found.prior_contender(negated).negative_prompt == ""
+    for one in map(tables.last, methods.values()):
+        assert one.identity["negative_prompt"] == "a head"
+        bare = replace(one, negative_prompt="")
+        with_text, without = ([found.sample(c, range(2), texts, None) for c in (one, bare)] for texts in (["a vase"] * 2, None))
+        assert not torch.equal(*with_text) and torch.equal(*without)
+    theirs = StableDiffusionPipeline.from_pretrained(tables.last(methods["fine-tuning"]).folder, vae=found.prior.vae, safety_checker=None)
+    theirs.scheduler = found.prior.scheduler
+    images = found.sample(tables.last(methods["fine-tuning"]), range(2), ["a vase"] * 2, None)
+    expected = theirs([f"a photo of a vase, {world.name}"] * 2, negative_prompt=["a head"] * 2,
+                      guidance_scale=found.prior.config.guidance_scale, num_inference_steps=2, output_type="pt",
+                      generator=[torch.Generator().manual_seed(i) for i in range(2)]).images
     assert torch.allclose(images / 2 + 0.5, expected, atol=1e-4)
 
 

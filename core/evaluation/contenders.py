@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,13 +22,17 @@ Sampler = Callable[..., torch.Tensor]  # (texts or None, how many, controls, **s
 
 @dataclass(frozen=True)
 class Contender:
-    """folder: its model's. weights: what tells them from others. parameters: how many were trained. steps: for how many."""
+    """folder: its model's. weights: what tells them from others. parameters: how many were trained. steps: for how many.
+
+    negative_prompt: in eps_0 beside a text, what all of the domain's pictures show.
+    """
 
     name: str
     folder: str
     weights: str
     parameters: int
     steps: int
+    negative_prompt: str = field(default="", kw_only=True)
 
     @property
     def identity(self) -> dict:
@@ -41,7 +45,7 @@ class Customised(Contender):
     """The prior itself, or a checkpoint that was made of it. prompt: what it says for anything of the domain. phrase: how it says a text."""
 
     prompt: str
-    phrase: str = "{prompt}"
+    phrase: str
     rectify: bool = False
 
     def sampler(self, prior: InDomainPipeline, preset: str) -> Sampler:
@@ -54,9 +58,10 @@ class Customised(Contender):
         def sample(texts: Sequence[str] | None, batch: int, controls: Sequence[Control], **settings) -> torch.Tensor:
             said = [self.prompt] * batch if texts is None else [self.phrase.replace("{prompt}", text) for text in texts]
             scale = config.unconditional_scale if texts is None and not controls else config.guidance_scale
-            term = model.term(said, scale, controls=controls, compose_prompt=False)
-            return prior(None, num_images_per_prompt=batch, terms=[term], rectify=self.rectify, guidance_interval=tuple(config.guidance_interval),
-                         output_type="pt", **settings).images
+            negative = "" if texts is None else self.negative_prompt
+            term = model.term(said, scale, negative, controls, compose_prompt=False)
+            return prior(None, negative_prompt=negative, num_images_per_prompt=batch, terms=[term], rectify=self.rectify,
+                         guidance_interval=tuple(config.guidance_interval), output_type="pt", **settings).images
 
         return sample
 
@@ -76,7 +81,9 @@ class InDomain(Contender):
         def sample(texts: Sequence[str] | None, batch: int, controls: Sequence[Control], **settings) -> torch.Tensor:
             if texts is None and not controls:
                 return pipe(None, num_images_per_prompt=batch, output_type="pt", **settings).images
-            return pipe(list(texts or [""] * batch), controls=controls, output_type="pt", **scales, **settings).images
+            negative = "" if texts is None else self.negative_prompt
+            said = [""] * batch if texts is None else [f"a photo of {text}" for text in texts]
+            return pipe(said, negative_prompt=negative, controls=controls, output_type="pt", **scales, **settings).images
 
         return sample
 

@@ -121,7 +121,8 @@ class Study:
         for world in worlds:
             pictures = self.cells.read(self.reference(world)) or {"train": "…", "held_out": "…"}
             counted |= {f"pictures of {world.name}": "{train} to learn from and to compare with, {held_out} held out".format(**pictures),
-                        f"prompts of {world.name}": [f"a photo of {prompt}" for prompt in world.prompts]}
+                        f"prompts of {world.name}": [f"a photo of {prompt}" for prompt in world.prompts],
+                        f"negative prompt of {world.name}": world.negative_prompt or "none"}
         counts = {key.replace("_", " "): value for key, value in asdict(self.counts).items()}
         return {"preset": self.preset.name, "features": type(self.extractor).__name__, **counts,
                 "images seen in training": self.counts.steps * self.counts.batch_size, "spatial guidance": self.lacks_control or "ControlNet"} | counted
@@ -140,12 +141,13 @@ class Study:
                      for step, path in sorted(folders.items())}
             self.cells.make_all(list(cells.values()))
             kind = InDomain if method == "ours" else Customised
-            result[method] = {step: kind(method, str(folders[step]), steps=step, **self.cells.make(cell)) for step, cell in cells.items()}
+            common = {"negative_prompt": world.negative_prompt}
+            result[method] = {step: kind(method, str(folders[step]), steps=step, **common, **self.cells.make(cell)) for step, cell in cells.items()}
         return result
 
     def prior_contender(self, world: World) -> Customised:
         """The prior as it is, asked for the domain by its name."""
-        return Customised("prior", self.preset.name, self.prior_weights, 0, 0, f"a photo of {world.name}")
+        return Customised("prior", self.preset.name, self.prior_weights, 0, 0, f"a photo of {world.name}", "a photo of {prompt}")
 
     def reference(self, world: World) -> Cell:
         """Features of the training pictures and of those held out."""
@@ -214,7 +216,7 @@ class Study:
         images, sampler = [], self.sampler(contender)
         for i in range(0, len(rows), at_once):
             seeds = [self.counts.seed + row for row in rows[i : i + at_once]]
-            texts = [f"a photo of {text}" for text in asked[i : i + at_once]] if asked else None
+            texts = asked and asked[i : i + at_once]
             controls = [] if edges is None else [self.prior.control(self.controlnet, as_picture(edges[i : i + at_once]))]
             generators = [torch.Generator().manual_seed(seed) for seed in seeds]
             made = sampler(texts, len(seeds), controls, generator=generators, num_inference_steps=self.counts.inference_steps)

@@ -31,10 +31,10 @@ LEGEND = (
 
 
 def find_study_worlds(study: Study, domains: Sequence[str] = (), data: str | Path | None = None, held_out: str | Path | None = None,
-                 prompts: str | Path | None = None) -> list[World]:
+                 prompts: str | Path | None = None, negative_prompt: str | None = None) -> list[World]:
     """As `find_worlds`; of several processes one lays pictures out. Prompts that nothing could read are an error now. Raises UserError."""
     with PartialState().main_process_first():
-        worlds = find_worlds(study.preset, domains, data, held_out, prompts, study.out / "data")
+        worlds = find_worlds(study.preset, domains, data, held_out, prompts, study.out / "data", negative_prompt)
     for world in worlds:
         study.reader(world.prompts)
     return worlds

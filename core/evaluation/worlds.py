@@ -19,32 +19,37 @@ HELD_OUT_EVERY = 20  # of a folder without pictures held out
 
 @dataclass(frozen=True)
 class World:
-    """train, held_out: folders of pictures. digest: what tells these from others. prompts: attributes, such as "a vase"."""
+    """train, held_out: folders of pictures. digest: what tells these from others. prompts: attributes, such as "a vase".
+
+    negative_prompt: what all the pictures show, where they show one thing; every trained method has it in eps_0 beside a text.
+    """
 
     name: str
     train: Path
     held_out: Path
     digest: str
     prompts: tuple[str, ...]
+    negative_prompt: str = ""
 
 
 def find_worlds(preset: Preset, domains: Sequence[str], data: str | Path | None, held_out: str | Path | None, prompts: str | Path | None,
-                work: Path) -> list[World]:
+                work: Path, negative_prompt: str | None = None) -> list[World]:
     """The worlds of domains, all that ship over the preset where none is named: rendered views where the preset has a judge, else a user's pictures.
 
     data: a folder of pictures of the one domain; held_out: others, never learned from, by default every twentieth of `data`.
-    prompts: a text file, one a line. work: where pictures are laid out. Raises UserError.
+    prompts: a text file, one a line. work: where pictures are laid out. negative_prompt: what all pictures show, by default what the kiln's do.
+    Raises UserError.
     """
     asked = read_prompts(prompts) if prompts else None
     if data is None and preset.judge is None:
         raise UserError(f"no pictures are at hand of any domain over '{preset.name}': give --domain NAME and --data FOLDER")
     if data is None:
-        return [rendered(name, asked, work, preset.judge) for name in domains or shipped(preset.name)]
+        return [rendered(name, asked, work, preset.judge, negative_prompt) for name in domains or shipped(preset.name)]
     if len(domains) != 1:
         raise UserError(f"--data is the pictures of one domain, and there are {len(domains)}: give one --domain")
     if asked is None:
         raise UserError("there are no texts to make images of: give --prompts FILE, one a line, such as 'a face with glasses'")
-    return [in_folders(domains[0], Path(data), held_out and Path(held_out), asked, work)]
+    return [in_folders(domains[0], Path(data), held_out and Path(held_out), asked, work, negative_prompt or "")]
 
 
 def shipped(preset: str) -> list[str]:
@@ -64,10 +69,10 @@ def read_prompts(file: str | Path) -> tuple[str, ...]:
     return prompts
 
 
-def rendered(name: str, prompts: tuple[str, ...] | None, work: Path, judge: str) -> World:
+def rendered(name: str, prompts: tuple[str, ...] | None, work: Path, judge: str, negative_prompt: str | None) -> World:
     """A world of the kiln: its rendered views, as pictures on white, and what its judge can read."""
     from ..kiln.data import identity, load_views, write_pictures
-    from ..kiln.fire import CACHE
+    from ..kiln.fire import CACHE, DOMAIN
     from ..kiln.judge import Judge
 
     train, held_out = (load_views(CACHE / "data" / name, split) for split in ("train", "test"))
@@ -77,7 +82,8 @@ def rendered(name: str, prompts: tuple[str, ...] | None, work: Path, judge: str)
         if not (folder / split).exists():
             write_pictures(views.images, folder / split)
     prompts = prompts or attribute_prompts(train.records, Judge.load(Path(judge)).vocabulary)
-    return World(name, folder / "train", folder / "held-out", key, prompts)
+    own = DOMAIN.get(name, {}).get("negative_prompt", "")
+    return World(name, folder / "train", folder / "held-out", key, prompts, own if negative_prompt is None else negative_prompt)
 
 
 def attribute_prompts(records: list[dict], vocabulary: Mapping[str, Sequence[str]], count: int = 10) -> tuple[str, ...]:
@@ -92,14 +98,14 @@ def attribute_prompts(records: list[dict], vocabulary: Mapping[str, Sequence[str
     return tuple(map(with_article, HEADS[:count] if own == {"head"} else said))
 
 
-def in_folders(name: str, data: Path, held_out: Path | None, prompts: tuple[str, ...], work: Path) -> World:
+def in_folders(name: str, data: Path, held_out: Path | None, prompts: tuple[str, ...], work: Path, negative_prompt: str) -> World:
     """A user's pictures; without others to hold out every twentieth is, and the two parts are laid out as links."""
     for folder in filter(None, (data, held_out)):
         if not folder.is_dir():
             raise UserError(f"no such folder of images: {folder}")
     key = hashlib.sha256(json.dumps([listing(folder) for folder in (data, held_out) if folder]).encode()).hexdigest()[:16]
     if held_out:
-        return World(name, data, held_out, key, prompts)
+        return World(name, data, held_out, key, prompts, negative_prompt)
     folder = work / f"{name}-{key[:8]}"
     if not folder.exists():
         files = sorted(Path(path) for path, _ in files_in(data))  # by name, the same on every disk
@@ -112,7 +118,7 @@ def in_folders(name: str, data: Path, held_out: Path | None, prompts: tuple[str,
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path.resolve())
         partial.rename(folder)
-    return World(name, folder / "train", folder / "held-out", key, prompts)
+    return World(name, folder / "train", folder / "held-out", key, prompts, negative_prompt)
 
 
 def listing(folder: Path) -> list[tuple[str, int]]:
