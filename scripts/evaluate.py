@@ -16,6 +16,7 @@ import json
 import math
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from accelerate import PartialState
@@ -111,13 +112,15 @@ def print_figures(names: list[str], args: argparse.Namespace) -> None:
         "toon": lambda: kiln.prior_alignment(args.seeds, "kiln-toon", args.quiet),
         "zero123": lambda: novel_view_quality(Zero123.from_pretrained(PRESETS["kiln"].zero123, vae=PRESETS["kiln"].prior), data, args.images or 200,
                                               quiet=args.quiet),
-        "domain": lambda: {name: kiln.domain_fidelity(data, name, args.images or 2000, args.quiet) for name in domains},
+        "domain": lambda: ({name: kiln.domain_fidelity(data, name, args.images or 2000, args.quiet)} for name in domains),
         "control": lambda: kiln.control_agreement(data, domain, args.images or 200, args.quiet),
         "costs": lambda: kiln.sampling_costs(data, domain, args.images or 1000, args.quiet),
         "run": lambda: kiln.run_quality(args.folder, data, Path(run_domain).name) | facts(args.folder / "mesh.glb"),
     }
     for name in names:
-        print(json.dumps({name: measures[name]()}), flush=True)
+        found = measures[name]()
+        for part in found if isinstance(found, Iterator) else [found]:
+            print(json.dumps({name: part}), flush=True)
 
 
 def make_table(name: str, args: argparse.Namespace) -> Path:

@@ -180,6 +180,20 @@ def test_what_only_some_measures_take_is_an_error_without_one(given, said, tmp_p
         evaluate(monkeypatch, tmp_path, *given)
 
 
+def test_figures_of_several_domains_are_said_one_by_one(kiln_weights, tmp_path, monkeypatch, capsys):
+    said = []
+
+    def fidelity(data, name, count, quiet):
+        said.append(capsys.readouterr().out)
+        return {"data": data == tmp_path / "data", "images": count, "quiet": quiet}
+
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr("core.evaluation.kiln.domain_fidelity", fidelity)
+    evaluate(monkeypatch, tmp_path, "domain", "--domain", "face", "--domain", "animal", "--images", 7, "--quiet")
+    found = {"data": True, "images": 7, "quiet": True}
+    assert [json.loads(line) for line in (said[1], capsys.readouterr().out)] == [{"domain": {name: found}} for name in ("face", "animal")]
+
+
 def test_a_run_is_judged_by_its_own_domain(kiln_weights, picture, tmp_path, monkeypatch, capsys):
     pytest.importorskip("torchmetrics")
     made_up_views(tmp_path / "data" / "porcelain", "porcelain")
