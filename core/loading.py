@@ -51,8 +51,7 @@ class PriorLoader(FromSingleFileMixin):
         hub = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
         preset, domain = find_preset(pretrained_model_name_or_path), find_domain(domain, **hub)  # an unknown one is said before anything is loaded
         kwargs = {"dtype": kwargs.pop("torch_dtype", torch.float32)} | kwargs
-        names = ("guidance_scale", "num_inference_steps", "domain_scale", "control_scale", "controlled_scales", "unconditional_scale", "guidance_interval",
-                 "guidance_every")
+        names = ("guidance_scale", "num_inference_steps", "domain_scale", "control_scale", "unconditional_scale", "guidance_interval", "guidance_every")
         defaults = {name: getattr(preset, name) for name in names}
         if preset.unet and "unet" not in kwargs:
             with wanted(preset.unet, "a UNet"):

@@ -43,7 +43,7 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
     phrase: how a prompt is said in the domain, with "{prompt}" in it; negative_prompt: what eps_0 has there for a prompt by default.
     guidance_scale, num_inference_steps and, where there is a domain, unconditional_scale (w_d without a prompt), guidance_interval and guidance_every:
     what calls use by default. So are domain_scale and control_scale with a domain and a prompt, unless guidance_scale or further terms ask for
-    Sec. 3.4's weights; controlled_scales are both where a ControlNet is at work, which is to be followed in the domain's glaze, too.
+    Sec. 3.4's weights.
     `enable_model_cpu_offload` keeps both UNets on the GPU during a call, as each step needs them; `enable_sequential_cpu_offload` neither.
     """
 
@@ -63,7 +63,6 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         num_inference_steps: int = 25,
         domain_scale: tuple | None = None,
         control_scale: tuple | None = None,
-        controlled_scales: tuple | None = None,
         unconditional_scale: float = 1.0,
         guidance_interval: tuple = (0.0, 1.0),  # diffusers warns of tuple[float, float]
         guidance_every: int = 1,
@@ -73,7 +72,7 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet)
         self.register_modules(scheduler=scheduler, domain_unet=domain_unet)
         self.register_to_config(phrase=phrase, negative_prompt=negative_prompt, guidance_scale=guidance_scale)
-        self.register_to_config(domain_scale=domain_scale, control_scale=control_scale, controlled_scales=controlled_scales)
+        self.register_to_config(domain_scale=domain_scale, control_scale=control_scale)
         self.register_to_config(num_inference_steps=num_inference_steps, unconditional_scale=unconditional_scale)
         self.register_to_config(guidance_interval=guidance_interval, guidance_every=guidance_every)
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -268,10 +267,8 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         guidance["terms"] = [term for term in guidance.get("terms", ()) if has_weight(term.weight)]
         has_prompt = prompt is not None and has_weight(guidance.get("control_scale"))
         if has_prompt and self.domain_unet is not None and guidance_scale is None and not guidance["terms"]:
-            is_controlled = any(control.conditioning_scale for control in guidance.get("controls") or ())
-            own = is_controlled and self.config.controlled_scales or (self.config.domain_scale, self.config.control_scale)
-            for name, scale in zip(("domain_scale", "control_scale"), own, strict=True):
-                guidance[name] = scale if guidance.get(name) is None else guidance[name]
+            for name in ("domain_scale", "control_scale"):
+                guidance[name] = self.config[name] if guidance.get(name) is None else guidance[name]
         predict = self.noise_predictor(prompt, negative_prompt, batch, guidance_scale, timesteps=timesteps, **guidance)
         clean, mask = self.encode_edit(image, mask_image, batch, height, width, generator)
         if clean is not None:

@@ -26,7 +26,6 @@ class Preset:
     num_inference_steps: int
     domain_scale: tuple[float, ...] | None  # w_d and w_c of prompts, by parts of the steps; None: Sec. 3.4's
     control_scale: tuple[float, ...] | None
-    controlled_scales: tuple[tuple[float, ...], tuple[float, ...]] | None  # w_d and w_c where a ControlNet is at work, instead of these
     unconditional_scale: float  # w_d where there is no prompt
     guidance_interval: tuple[float, float]  # the fractions of the steps in which a domain's guidance helps
     guidance_every: int  # at which steps all terms are evaluated, see MultiGuidance
@@ -39,10 +38,9 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), "kiln", 128, 128, 3.0, 25, (2.0, 3.0), (3.5, 1.5),
-               ((2.0, 2.0), (5.0, 3.0)), 1.0, (0.0, 0.6), 2, 3e-4,
+        Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), "kiln", 128, 128, 3.0, 25, (2.0, 3.0), (3.5, 1.5), 1.0, (0.0, 0.6), 2, 3e-4,
                judge=str(WEIGHTS / "judge" / "model.safetensors"), controlnet=str(WEIGHTS / "controlnet")),
-        Preset("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "kxic/zero123-xl", "sd15", 512, 256, 7.0, 25, None, None, None, 1.0, (0.0, 1.0), 1, 1e-5),
+        Preset("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "kxic/zero123-xl", "sd15", 512, 256, 7.0, 25, None, None, 1.0, (0.0, 1.0), 1, 1e-5),
     )
 }
 PRESETS["kiln-toon"] = replace(PRESETS["kiln"], name="kiln-toon", unet=str(WEIGHTS / "toon"))

@@ -245,18 +245,6 @@ def test_terms_and_controls_of_weight_0_change_nothing_and_are_not_called(pipe, 
     assert not called
 
 
-def test_a_controlnet_at_work_has_weights_of_its_own_by_default(pipe):
-    net = tiny_controlnet(pipe.unet)
-    on, off = (pipe.control(net, torch.rand(1, 3, 16, 16), scale) for scale in (1.0, 0.0))
-    pipe.register_to_config(domain_scale=(2.0, 4.0), control_scale=(5.0, 3.0), controlled_scales=((1.0, 1.0), (6.0, 2.0)))
-    by_default = draw(pipe, "a vase", controls=[on])
-    assert torch.equal(by_default, draw(pipe, "a vase", controls=[on], domain_scale=(1.0, 1.0), control_scale=(6.0, 2.0)))
-    assert not torch.equal(by_default, draw(pipe, "a vase", controls=[on], domain_scale=(2.0, 4.0)))
-    assert torch.equal(draw(pipe, "a vase", controls=[off]), draw(pipe, "a vase", domain_scale=(2.0, 4.0), control_scale=(5.0, 3.0)))
-    pipe.register_to_config(controlled_scales=None)
-    assert torch.equal(draw(pipe, "a vase", controls=[on]), draw(pipe, "a vase", controls=[on], domain_scale=(2.0, 4.0), control_scale=(5.0, 3.0)))
-
-
 def test_weights_for_each_step_follow_the_samplers_steps(prior):
     seen = []
     prior.unet.register_forward_hook(lambda network, inputs, out: seen.append(len(inputs[0])))

@@ -189,7 +189,7 @@ class Study:
         if task == "text":
             depends["reader"] = "judge" if self.preset.judge else self.clip
         if task == "spatial":
-            depends |= {"controlnet": self.controlnet_weights, "world": world.digest, "scales": config.controlled_scales}
+            depends |= {"controlnet": self.controlnet_weights, "world": world.digest}
 
         def make(folder: Path, rows: range) -> dict:
             asked = [prompts[i] for i in rows] if prompts else None
