@@ -26,6 +26,7 @@ from core.null_text import NullTextUNet
 from core.presets import find_preset
 
 from .conftest import tiny_controlnet, tiny_pipeline
+from .test_fire import made_up_views
 
 ROOT = Path(__file__).parent.parent
 TINY = study.Counts(steps=4, batch_size=4, images=6, per_prompt=2, edges=3, part=4, resamples=4, curve=(0.5, 1.0), curve_per_prompt=1, inference_steps=2)
@@ -267,6 +268,19 @@ def test_a_missing_controlnet_of_the_preset_leaves_its_task_out_and_a_missing_na
     assert without.settings([])["spatial guidance"] == without.lacks_control != ""
     with pytest.raises(UserError, match="nowhere"):
         study.Study(found.preset.name, TINY, found.out, str(found.out / "nowhere"), device="cpu", quiet=True, extractor=Mean(), find_reader=redness)
+
+
+def test_the_negative_prompt_is_the_kilns_own_where_none_is_given(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("core.kiln.fire.CACHE", tmp_path)
+    (prompts := tmp_path / "prompts.txt").write_text("a head\na hat\n")
+    for name in ("face", "porcelain"):
+        made_up_views(tmp_path / "data" / name, name)
+
+    def said(preset, name, data=None, **given):
+        return worlds.find_worlds(find_preset(preset), [name], data, None, prompts, tmp_path / "work", **given)[0].negative_prompt
+
+    assert [said("kiln", "face"), said("kiln", "porcelain"), said("kiln", "face", negative_prompt="")] == ["a head", "", ""]
+    assert [said("sd15", "clay", pictures), said("sd15", "clay", pictures, negative_prompt="a pot")] == ["", "a pot"]
 
 
 def test_worlds_of_folders_hold_pictures_out_and_say_what_is_missing(pictures, tmp_path):

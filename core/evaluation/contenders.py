@@ -17,7 +17,7 @@ from ..training.domain import train_domain
 
 TITLES = {"prior": "Prior", "textual-inversion": "Textual Inversion", "custom-diffusion": "Custom Diffusion", "oft": "OFT",
           "fine-tuning": "Fine-tuning", "lora": "Fine-tuning + LoRA", "ours": "Ours"}  # the rows of Table 1, below the prior
-Sampler = Callable[..., torch.Tensor]  # (texts or None, how many, controls, **settings of the pipeline's call) -> (B, 3, H, W) in [0, 1]
+Sampler = Callable[..., torch.Tensor]  # (texts such as "a vase" or None, how many, controls, **settings of the pipeline's call) -> (B, 3, H, W) in [0, 1]
 
 
 @dataclass(frozen=True)

@@ -212,11 +212,11 @@ class Study:
                 for rows in (range(i, min(i + self.counts.part, count)) for i in range(0, count, self.counts.part))]
 
     def sample(self, contender: Contender, rows: range, asked: Sequence[str] | None, edges: torch.Tensor | None, at_once: int = 25) -> torch.Tensor:
-        """Image i from seed + i, said as "a photo of" what is asked for: (rows, 3, H, W) in [-1, 1], on the CPU."""
+        """Image i from seed + i, of what is asked for, such as "a vase", as the contender says it: (rows, 3, H, W) in [-1, 1], on the CPU."""
         images, sampler = [], self.sampler(contender)
         for i in range(0, len(rows), at_once):
             seeds = [self.counts.seed + row for row in rows[i : i + at_once]]
-            texts = asked and asked[i : i + at_once]
+            texts = asked[i : i + at_once] if asked else None
             controls = [] if edges is None else [self.prior.control(self.controlnet, as_picture(edges[i : i + at_once]))]
             generators = [torch.Generator().manual_seed(seed) for seed in seeds]
             made = sampler(texts, len(seeds), controls, generator=generators, num_inference_steps=self.counts.inference_steps)
