@@ -19,11 +19,12 @@ from PIL import Image
 
 from core.devices import is_fast_in_bf16
 from core.errors import UserError
-from core.evaluation import contenders, readers, study, tables, worlds
+from core.evaluation import contenders, features, readers, study, tables, worlds
 from core.evaluation.cells import Cell, Cells
 from core.evaluation.report import Column, Curves, Grid, Models, Report, Section, Table
 from core.null_text import NullTextUNet
 from core.presets import find_preset
+from core.training.data import Pictures
 
 from .conftest import tiny_controlnet, tiny_pipeline
 from .test_fire import made_up_views
@@ -91,18 +92,28 @@ def test_table_1_has_every_method_and_figure(made):
     assert made["status"] == ""
     assert made["settings"]["pictures of clay"] == "39 to learn from and to compare with, 3 held out"
     rows = blocks(made, "table")["Quantitative comparison"]["rows"]
-    assert [row["method"] for row in rows] == list(contenders.TITLES.values())
-    measured = [key for key in rows[0] if key.startswith("clay ")]
+    assert [row["method"] for row in rows] == ["Held-out pictures", *contenders.TITLES.values()]
+    measured = [key for key in rows[1] if key.startswith("clay ")]
     assert set(measured) == {f"clay {key}" for key in ("fid", "kid", "density", "coverage", "copied", "ratio", "text_fid", "alignment", "win", "discrepancy",
                                                       "spatial_fid")}
     assert all(row[key] is not None for row in rows for key in measured)
-    assert sum(row["clay win"] for row in rows[1:]) == pytest.approx(1)
+    assert sum(row["clay win"] for row in rows[2:]) == pytest.approx(1)
     for title in ("Unconditional", "Text-guided", "Spatial-guided"):
-        assert list(contenders.TITLES.values()) == [name for name in blocks(made, "grid")[title]["strips"] if name != "Edges"]
+        assert list(contenders.TITLES.values()) == [name for name in blocks(made, "grid")[title]["strips"] if name not in ("Edges", "Held-out pictures")]
     time, ratios = blocks(made, "curves").values()
     assert {name: len(points) for name, points in time["series"].items()} == {"Fine-tuning": 2, "Ours": 2}
     assert [point[2] for point in time["series"]["Ours"]] == ["8", "16"]  # images seen
     assert len(ratios["series"]["w_d + w_c = w0"]) == len(tables.RATIOS)
+
+
+def test_held_out_pictures_have_a_row_of_what_can_be_reached(made, tiny):
+    found, (world,) = tiny
+    row = blocks(made, "table")["All measures"]["rows"][0]
+    train, held_out = (features.extract(Mean(), Pictures(path, found.prior.resolution).batches(8)) for path in (world.train, world.held_out))
+    assert row["unranked"] and row["images"] == len(held_out) == 3
+    assert row["fid"][0] == pytest.approx(features.fid(train, held_out)) and row["ratio"] == pytest.approx(1)
+    assert row["alignment"] == row["discrepancy"] == "–"
+    assert "Held-out pictures" in blocks(made, "grid")["Unconditional"]["strips"] and "Held-out pictures" not in blocks(made, "grid")["Text-guided"]["strips"]
 
 
 def test_the_trained_parameters_are_those_that_were_trained(made, tiny):
@@ -289,9 +300,12 @@ def test_worlds_of_folders_hold_pictures_out_and_say_what_is_missing(pictures, t
     (world,) = worlds.find_worlds(sd15, ["clay"], pictures, None, prompts, tmp_path / "data")
     train, held_out = ({file.resolve() for file in folder.iterdir()} for folder in (world.train, world.held_out))
     assert len(held_out) == 3 and not train & held_out and train | held_out == set(pictures.resolve().iterdir())
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.png").symlink_to(next(pictures.iterdir()))
     for given, said in ((([], None, None, prompts), "--data FOLDER"), (([], pictures, None, prompts), "one --domain"),
                         ((["clay"], pictures, None, None), "--prompts FILE"), ((["clay"], tmp_path / "no", None, prompts), "no such folder"),
-                        ((["clay"], world.held_out, None, prompts), "--held-out"), ((["clay"], pictures, None, tmp_path / "no.txt"), "no.txt")):
+                        ((["clay"], world.held_out, None, prompts), "--held-out"), ((["clay"], pictures, tmp_path / "one", prompts), "fewer than 2"),
+                        ((["clay"], pictures, None, tmp_path / "no.txt"), "no.txt")):
         with pytest.raises(UserError, match=said):
             worlds.find_worlds(sd15, *given, tmp_path / "data")
 

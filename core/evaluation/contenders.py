@@ -76,6 +76,7 @@ class InDomain(Contender):
     def sampler(self, prior: InDomainPipeline, preset: str) -> Sampler:
         """The domain's term, and the prior's with the text or the control, which then has no text."""
         pipe = load(preset, self.folder, prior.device)
+        pipe.set_progress_bar_config(disable=True)
         scales = {} if self.domain_scale is None else {"domain_scale": self.domain_scale, "control_scale": self.control_scale}
 
         def sample(texts: Sequence[str] | None, batch: int, controls: Sequence[Control], **settings) -> torch.Tensor:

@@ -79,6 +79,12 @@ def memorising(train: torch.Tensor, fake: torch.Tensor, held_out: torch.Tensor, 
     return {"copied": float((ours < theirs.quantile(quantile)).float().mean()), "ratio": float(ours.median() / theirs.median().clamp(min=1e-12))}
 
 
+def fidelity(train: torch.Tensor, fake: torch.Tensor, held_out: torch.Tensor, resamples: int) -> dict:
+    """All of the above, of images that were made without a text: FID with its interval, KID, density and coverage, and how many are copies."""
+    return {"images": len(fake), "fid": with_interval(fid, train, fake, resamples=resamples), "kid": kid(train, fake), **density_coverage(train, fake),
+            **memorising(train, fake, held_out)}
+
+
 def win_rates(right: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """The share of images at which each method wins (methods,), in place of people's preference: it is the judge's.
 

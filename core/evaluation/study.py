@@ -33,6 +33,7 @@ from .worlds import World
 logger = logging.getLogger(__name__)
 TASKS = ("unconditional", "text", "spatial")
 SHOWN = 10  # images of each task that the report shows
+THUMBNAIL = (160, 160)  # the largest that they are there
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class Counts:
 def shown_of(count: int) -> range:
     """Which of so many images a report shows."""
     return range(0, count, max(1, count // SHOWN))[:SHOWN]
+
+
+def save_strip(pictures: Sequence[Image.Image], folder: Path) -> None:
+    """Side by side, as a report shows them."""
+    contact_sheet(pictures, columns=len(pictures)).save(folder / "strip.png")
 
 
 QUICK = Counts(steps=60, batch_size=8, images=60, per_prompt=3, edges=12, part=60, resamples=50, curve=(0.5, 1.0), curve_per_prompt=2, inference_steps=8)
@@ -162,6 +168,27 @@ class Study:
 
         return Cell(f"{world.name} reference", {"world": world.digest, "extractor": self.extractor_weights, "resolution": self.prior.resolution}, make)
 
+    def reference_features(self, world: World) -> tuple[torch.Tensor, torch.Tensor]:
+        """(pictures, features) of those to learn from, and of those held out."""
+        folder = self.cells.folder(self.reference(world))
+        return tuple(torch.from_numpy(np.load(folder / f"{split}.npy")) for split in ("train", "held_out"))
+
+    def held_out(self, world: World) -> Cell:
+        """What the domain's own pictures, which no method has seen, have for figures, as many as there are unconditional images or else all of them."""
+
+        def make(folder: Path) -> dict:
+            train, held_out = self.reference_features(world)
+            shown = shown_of(len(held_out))
+            pictures = to_pil(torch.stack([x for i, x in enumerate(Pictures(world.held_out, self.prior.resolution)) if i in shown]))
+            for picture in pictures:
+                picture.thumbnail(THUMBNAIL)
+            save_strip(pictures, folder)
+            some = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(self.counts.seed))[: self.counts.images]
+            return features.fidelity(train, held_out[some], held_out, self.counts.resamples)
+
+        depends = {"reference": self.reference(world).key, **{key: getattr(self.counts, key) for key in ("images", "resamples", "seed")}}
+        return Cell(f"{world.name} held out", depends, make)
+
     @lru_cache(maxsize=2)  # noqa: B019 (a study lives as long as the program)
     def edges(self, world: World) -> torch.Tensor:
         """Of all held-out pictures, (N, H, W) bool."""
@@ -198,7 +225,7 @@ class Study:
             np.save(folder / "features.npy", features.extract(self.extractor, images.split(32), self.device).numpy())
             for i, image in zip(rows, to_pil(images)):
                 if i in shown:
-                    image.thumbnail((160, 160))
+                    image.thumbnail(THUMBNAIL)
                     image.save(folder / f"{i:06d}.png")
             if asked:
                 return self.reader(world.prompts)(images, asked)
@@ -228,8 +255,7 @@ class Study:
 
         def make(folder: Path) -> dict:
             edges = self.edges(world)[[i % len(self.edges(world)) for i in shown_of(self.counts.edges)]]
-            pictures = to_pil(as_picture(edges) * 2 - 1)
-            contact_sheet(pictures, columns=len(pictures)).save(folder / "strip.png")
+            save_strip(to_pil(as_picture(edges) * 2 - 1), folder)
             return {}
 
         return Cell(f"{world.name} edges", {"world": world.digest, "edges": self.counts.edges, "resolution": self.prior.resolution}, make)
@@ -240,17 +266,16 @@ class Study:
 
         def make(folder: Path) -> dict:
             fake = torch.from_numpy(np.concatenate([np.load(self.cells.folder(part) / "features.npy") for part in parts]))
-            train, held_out = (torch.from_numpy(np.load(self.cells.folder(reference) / f"{split}.npy")) for split in ("train", "held_out"))
+            train, held_out = self.reference_features(world)
             read = [self.cells.read(part) for part in parts]
             each = {key: torch.tensor([value for one in read for value in one[key]]) for key in read[0]}
             np.savez(folder / "each.npz", distance=features.nearest(fake, held_out)[:, 0].numpy(), **{key: x.numpy() for key, x in each.items()})
             shown = sorted((file for part in parts for file in self.cells.folder(part).glob("*.png")), key=lambda file: file.name)
-            contact_sheet([Image.open(file) for file in shown], columns=len(shown)).save(folder / "strip.png")
-            means = {key: features.with_interval(lambda x: float(x.mean()), x, resamples=1000) for key, x in each.items()}
-            found = means | {"images": len(fake), "fid": features.with_interval(features.fid, train, fake, resamples=self.counts.resamples)}
+            save_strip([Image.open(file) for file in shown], folder)
             if task == "unconditional":
-                found |= {"kid": features.kid(train, fake), **features.density_coverage(train, fake), **features.memorising(train, fake, held_out)}
-            return found
+                return features.fidelity(train, fake, held_out, self.counts.resamples)
+            means = {key: features.with_interval(lambda x: float(x.mean()), x, resamples=1000) for key, x in each.items()}
+            return means | {"images": len(fake), "fid": features.with_interval(features.fid, train, fake, resamples=self.counts.resamples)}
 
         depends = {"parts": [part.key for part in parts], "reference": reference.key, "resamples": self.counts.resamples}
         return Cell(f"{world.name} {contender.name} {task}", depends, make)
@@ -258,6 +283,7 @@ class Study:
     def measure(self, world: World, asked: Sequence[tuple[Contender, str, int | None]], on_figures: Callable[[], None]) -> None:
         """All parts and figures of these contenders, tasks and images a prompt, contender by contender, shared among processes."""
         self.cells.make_all([self.reference(world), *([self.strip_of_edges(world)] if self.controlnet else [])])
+        self.cells.make_all([self.held_out(world)])
         for _, same in groupby(asked, key=lambda one: one[0].name):
             same = list(same)
             self.cells.make_all([part for one in same for part in self.parts(world, *one)])

@@ -9,7 +9,7 @@ from accelerate import PartialState
 
 from .contenders import TITLES, Contender
 from .features import win_rates
-from .report import Column, Curves, Grid, Report, Section, Table
+from .report import Column, Curves, Grid, Report, Section, Table, Value
 from .study import Study
 from .worlds import World, find_worlds
 
@@ -21,12 +21,14 @@ MEASURES = (
     Column("alignment", "alignment", "high"), Column("clip_score", "CLIP score", "high"), Column("discrepancy", "canny discrepancy", "low"),
     Column("spatial_fid", "FID with edges", "low"),
 )
+HELD_OUT = {"method": "Held-out pictures", "parameters": "–", "unranked": True}
 LEGEND = (
     "FID and KID: to the training pictures, in the features named above; in brackets the 95% bootstrap interval at these counts. Density and coverage: "
     "Naeem et al. 2020, k = 5. Copied: the share of images nearer to a training picture than 95% of the held-out pictures are (5% where nothing is memorised). "
     "Distance to training images: the median, over that of held-out pictures. Alignment: the share of images that show all that the text names, as the judge "
-    "reads them. Canny discrepancy: 1 - F-score of edges within 1.5 px, to the edges that were to be followed. Win rate: in place of human preference, "
-    "how often a method's image is best in the eyes of the judge, at the same text and seed: right, and then nearest to a held-out picture."
+    "reads them. Held-out pictures: the domain's own, which no method has seen, as many as there are unconditional images, or all there are: what a perfect "
+    "method would have at these counts. Canny discrepancy: 1 - F-score of edges within 1.5 px, to the edges that were to be followed. Win rate: in place of "
+    "human preference, how often a method's image is best in the eyes of the judge, at the same text and seed: right, and then nearest to a held-out picture."
 )
 
 
@@ -88,20 +90,29 @@ def write_report(study: Study, report: Report, name: str, asked: Sequence[tuple]
 
 def report1(study: Study, contenders: Mapping[World, Mapping[str, Mapping[int, Contender]]], command: str) -> Report:
     worlds, found = list(contenders), {world: row_figures(study, world, contenders[world]) for world in contenders}
+    real = {world: real_figures(study, world) for world in worlds}
     group = lambda key, title, better, form, above: [Column(f"{world.name} {key}", world.name, better, form, above) for world in worlds]
     columns = [Column("method", "Method"), Column("parameters", "#param.", None, ",d"), *group("fid", "FID", "low", ".2f", "Unconditional: FID"),
                *group("alignment", "Align.", "high", ".3f", "Text-guided: alignment"), *group("win", "Win", "high", ".1%", "Text-guided: win rate"),
                *(group("discrepancy", "Canny", "low", ".3f", "Spatial-guided: canny discrepancy") if study.controlnet else [])]
-    rows = [{"method": title, "parameters": last(contenders[worlds[0]][method]).parameters, "unranked": method == "prior"}
-            | {f"{world.name} {key}": value for world in worlds for key, value in found[world][method].items()} for method, title in TITLES.items()]
-    sections = [Section("Table 1", [Table("Quantitative comparison", columns, rows, LEGEND), claims(study, found)],
+    named = lambda figures: {f"{world.name} {key}": value for world in worlds for key, value in figures[world].items()}
+    rows = [HELD_OUT | named(real)]
+    rows += [{"method": title, "parameters": last(contenders[worlds[0]][method]).parameters, "unranked": method == "prior"}
+             | named({world: found[world][method] for world in worlds}) for method, title in TITLES.items()]
+    sections = [Section("Table 1", [Table("Quantitative comparison", columns, rows, LEGEND), claims(study, found, real)],
                         "All methods have learned from the same pictures, without captions, and have seen as many of them.")]
     for world in worlds:
         measured = [column for column in MEASURES if any(column.key in row for row in found[world].values())]
-        rows = [{"method": TITLES[method], "unranked": method == "prior"} | row for method, row in found[world].items()]
+        rows = [HELD_OUT | real[world]]
+        rows += [{"method": TITLES[method], "unranked": method == "prior"} | row for method, row in found[world].items()]
         detail = Table("All measures", [Column("method", "Method"), *measured], rows)
         sections.append(Section(world.name, [detail, *figure2(study, world, contenders[world]), *grids(study, world, contenders[world])]))
     return Report("Table 1: in-domain generation", command, study.settings(worlds), sections)
+
+
+def real_figures(study: Study, world: World) -> dict[str, Value]:
+    """The row of the domain's own pictures: nobody asked for those, so there are figures of the unconditional task only."""
+    return dict.fromkeys([*(column.key for column in MEASURES), "win"], "–") | (study.cells.read(study.held_out(world)) or {})
 
 
 def row_figures(study: Study, world: World, methods: Mapping[str, Mapping[int, Contender]]) -> dict[str, dict]:
@@ -123,11 +134,13 @@ def row_figures(study: Study, world: World, methods: Mapping[str, Mapping[int, C
     return rows
 
 
-def claims(study: Study, found: Mapping[World, Mapping[str, Mapping]]) -> Table:
-    """What the paper says of its method, as ratios: a goal, and what came out."""
+def claims(study: Study, found: Mapping[World, Mapping[str, Mapping]], real: Mapping[World, Mapping]) -> Table:
+    """What the paper says of its method, as ratios: a goal, and what came out; and how far FID can fall at these counts."""
     rows = []
-    for world, methods in found.items():
+    for world in found:
+        methods = found[world] | {"held-out": real[world]}
         for claim, key, goal, compare in (
+            ("FID of held-out pictures over vanilla fine-tuning's", "fid", "–", lambda of: of["held-out"] / of["fine-tuning"]),
             ("FID over vanilla fine-tuning's", "fid", "<= 0.53", lambda of: of["ours"] / of["fine-tuning"]),
             ("FID over the best other's", "fid", "< 1", lambda of: of["ours"] / min(of[method] for method in BASELINES)),
             ("alignment over the prior's", "alignment", ">= 0.95", lambda of: of["ours"] / max(of["prior"], 1e-9)),
@@ -164,6 +177,8 @@ def grids(study: Study, world: World, methods: Mapping[str, Mapping[int, Contend
     blocks = []
     for task in study.tasks:
         strips = {}
+        if task == "unconditional" and study.cells.read(cell := study.held_out(world)) is not None:
+            strips[HELD_OUT["method"]] = study.cells.folder(cell) / "strip.png"
         if task == "spatial" and study.cells.read(cell := study.strip_of_edges(world)) is not None:
             strips["Edges"] = study.cells.folder(cell) / "strip.png"
         strips |= strips_of(study, world, {TITLES[method]: last(steps) for method, steps in methods.items()}, task)

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from ..domains import known_domains, read_domain
@@ -105,6 +106,8 @@ def in_folders(name: str, data: Path, held_out: Path | None, prompts: tuple[str,
             raise UserError(f"no such folder of images: {folder}")
     key = hashlib.sha256(json.dumps([listing(folder) for folder in (data, held_out) if folder]).encode()).hexdigest()[:16]
     if held_out:
+        if len(list(islice(files_in(held_out), 2))) < 2:
+            raise UserError(f"{held_out} has fewer than 2 pictures: hold out more, such as a twentieth of them all")
         return World(name, data, held_out, key, prompts, negative_prompt)
     folder = work / f"{name}-{key[:8]}"
     if not folder.exists():
