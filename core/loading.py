@@ -49,6 +49,7 @@ class PriorLoader(FromSingleFileMixin):
             if name not in known:
                 raise UserError(f"there is no argument '{name}'{nearest(name, ['domain', *known])}")
         hub = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
+        where = hub | {name: kwargs[name] for name in ("revision", "force_download", "proxies") if name in kwargs}
         preset, domain = find_preset(pretrained_model_name_or_path), find_domain(domain, **hub)  # an unknown one is said before anything is loaded
         kwargs = {"dtype": kwargs.pop("torch_dtype", torch.float32)} | kwargs
         names = ("guidance_scale", "num_inference_steps", "domain_scale", "control_scale", "unconditional_scale", "guidance_interval", "guidance_every")
@@ -58,7 +59,7 @@ class PriorLoader(FromSingleFileMixin):
                 kwargs["unet"] = UNet2DConditionModel.from_pretrained(preset.unet, subfolder="unet", dtype=kwargs["dtype"], use_safetensors=True)
         with wanted(preset.prior, "a Stable Diffusion pipeline (unet, vae, text_encoder, tokenizer, scheduler)"):
             is_file = Path(preset.prior).is_file()
-            ours = not is_file and cls.load_config(preset.prior).get("_class_name") == cls.__name__
+            ours = not is_file and cls.load_config(preset.prior, **where).get("_class_name") == cls.__name__
             if is_file:
                 pipe = cls.from_file(preset.prior, **defaults | kwargs)
             else:

@@ -1,6 +1,7 @@
 """What a preset's name stands for: the models behind 'kiln' and 'sd15'. The only file that knows them."""
 
 import difflib
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from .errors import UserError
 from .images import reason
 
+BASELINE = "baseline.json"  # what a customised prior's folder says of its training
 WEIGHTS = Path(__file__).parent / "kiln" / "weights"
 
 
@@ -47,7 +49,8 @@ PRESETS["kiln-toon"] = replace(PRESETS["kiln"], name="kiln-toon", unet=str(WEIGH
 
 
 def find_preset(name: str | Path) -> Preset:
-    """A preset by name; a folder, .safetensors file or Hub id of a Stable Diffusion model is sd15 with another prior. Raises UserError."""
+    """A preset by name; a folder, .safetensors file or Hub id of a Stable Diffusion model is sd15 with another prior, or, where it is a prior that
+    was customised here, what that was trained over. Raises UserError."""
     name = str(name)
     if name in PRESETS:
         return PRESETS[name]
@@ -56,8 +59,17 @@ def find_preset(name: str | Path) -> Preset:
     if Path(name).suffix == ".safetensors" and not Path(name).is_file():
         raise UserError(f"there is no file '{name}'")
     if Path(name).is_dir() or Path(name).is_file() or is_hub_id(name):
-        return replace(PRESETS["sd15"], name=name, prior=name)
+        return replace(PRESETS[customised_from(Path(name) / BASELINE) or "sd15"], name=name, prior=name, unet=None)
     raise UserError(f"unknown preset '{name}'{nearest(name, PRESETS)}; known: {', '.join(PRESETS)}; a folder or a Hub id does too")
+
+
+def customised_from(record: Path) -> str | None:
+    """The preset that a baseline's record names, if there is one."""
+    try:
+        prior = json.loads(record.read_text())["prior"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return prior if prior in PRESETS else None
 
 
 def find_controlnet(name: str | Path) -> str:

@@ -1,5 +1,6 @@
 """Names lead to models, and a wrong one to a line that helps."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -32,6 +33,26 @@ def test_a_known_preset_and_an_unknown_one():
 def test_a_folder_or_hub_id_stands_in_for_the_prior(tmp_path):
     assert find_preset(tmp_path).prior == str(tmp_path)
     assert find_preset("Lykon/DreamShaper") == Preset(**vars(PRESETS["sd15"]) | {"name": "Lykon/DreamShaper", "prior": "Lykon/DreamShaper"})
+
+
+def test_a_prior_customised_here_is_what_it_was_trained_over_with_another_prior(tmp_path):
+    for prior, base in (("kiln", "kiln"), ("someones", "sd15"), (None, "sd15")):
+        (tmp_path / "baseline.json").write_text(json.dumps({"method": "lora"} | ({"prior": prior} if prior else {})))
+        assert find_preset(tmp_path) == replace(PRESETS[base], name=str(tmp_path), prior=str(tmp_path))
+
+
+def test_how_to_reach_the_hub_holds_for_the_first_request_too(monkeypatch):
+    asked = []
+
+    def load_config(name, **how):
+        asked.append(how)
+        raise OSError("no network")
+
+    monkeypatch.setattr(InDomainPipeline, "load_config", load_config)
+    how = dict(token="hf_x", cache_dir="/there", local_files_only=True, revision="fp16")
+    with pytest.raises(UserError, match="me/private"):
+        InDomainPipeline.from_pretrained("me/private", **how)
+    assert asked == [how]
 
 
 def test_models_that_cannot_be_had_are_named_with_the_way_to_get_them(monkeypatch, tmp_path):

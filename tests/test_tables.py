@@ -84,6 +84,20 @@ def test_all_methods_are_trained_in_the_precision_that_is_fast_there(tiny, made)
     assert {record["mixed_precision"] for record in records} == {"bf16" if is_fast_in_bf16("cpu") else "no"} and len(records) >= 6
 
 
+def test_all_methods_have_seen_as_many_pictures_ours_with_those_of_its_text_feature(tiny, made):
+    records = [json.loads(file.read_text())["training"] for file in tiny[0].out.glob("models/*/ours*/domain.json")]
+    assert sorted((record["feature_steps"], record["steps"]) for record in records) == [(1, 1), (1, 3)]
+    assert (TINY.steps, TINY.curve) == (4, (0.5, 1.0))
+
+
+def test_a_model_trained_anew_is_described_anew(tiny, made):
+    folder = tiny[0].out / next(tiny[0].out.glob("models/*/lora"))
+    before, weights = contenders.stamp(folder), next(folder.rglob("*.safetensors"))
+    assert before and before == contenders.stamp(folder)
+    os.utime(weights, ns=(0, weights.stat().st_mtime_ns + 1))
+    assert contenders.stamp(folder) != before
+
+
 def blocks(report, kind):
     return {block["title"]: block for section in report["sections"] for block in section["blocks"] if block["kind"] == kind}
 
@@ -94,8 +108,8 @@ def test_table_1_has_every_method_and_figure(made):
     rows = blocks(made, "table")["Quantitative comparison"]["rows"]
     assert [row["method"] for row in rows] == ["Held-out pictures", *contenders.TITLES.values()]
     measured = [key for key in rows[1] if key.startswith("clay ")]
-    assert set(measured) == {f"clay {key}" for key in ("fid", "kid", "density", "coverage", "copied", "ratio", "text_fid", "alignment", "win", "discrepancy",
-                                                      "spatial_fid")}
+    assert set(measured) == {f"clay {key}" for key in ("images", "fid", "kid", "density", "coverage", "copied", "ratio", "text_fid", "alignment", "win",
+                                                      "discrepancy", "spatial_fid")}
     assert all(row[key] is not None for row in rows for key in measured)
     assert sum(row["clay win"] for row in rows[2:]) == pytest.approx(1)
     for title in ("Unconditional", "Text-guided", "Spatial-guided"):
@@ -302,6 +316,8 @@ def test_worlds_of_folders_hold_pictures_out_and_say_what_is_missing(pictures, t
     assert len(held_out) == 3 and not train & held_out and train | held_out == set(pictures.resolve().iterdir())
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a.png").symlink_to(next(pictures.iterdir()))
+    with pytest.raises(UserError, match="'clay' is no world of the kiln's: give its pictures with --data"):
+        worlds.find_worlds(find_preset("kiln"), ["clay"], None, None, prompts, tmp_path / "data")
     for given, said in ((([], None, None, prompts), "--data FOLDER"), (([], pictures, None, prompts), "one --domain"),
                         ((["clay"], pictures, None, None), "--prompts FILE"), ((["clay"], tmp_path / "no", None, prompts), "no such folder"),
                         ((["clay"], world.held_out, None, prompts), "--held-out"), ((["clay"], pictures, tmp_path / "one", prompts), "fewer than 2"),

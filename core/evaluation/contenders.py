@@ -11,12 +11,14 @@ import torch
 from ..errors import UserError
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
+from ..presets import BASELINE
 from ..sample import load
 from ..terms import Control
 from ..training.domain import train_domain
 
 TITLES = {"prior": "Prior", "textual-inversion": "Textual Inversion", "custom-diffusion": "Custom Diffusion", "oft": "OFT",
           "fine-tuning": "Fine-tuning", "lora": "Fine-tuning + LoRA", "ours": "Ours"}  # the rows of Table 1, below the prior
+FEATURE_STEPS = 100  # the most that ours spends on its text feature, train_domain's default
 Sampler = Callable[..., torch.Tensor]  # (texts such as "a vase" or None, how many, controls, **settings of the pipeline's call) -> (B, 3, H, W) in [0, 1]
 
 
@@ -80,17 +82,16 @@ class InDomain(Contender):
         scales = {} if self.domain_scale is None else {"domain_scale": self.domain_scale, "control_scale": self.control_scale}
 
         def sample(texts: Sequence[str] | None, batch: int, controls: Sequence[Control], **settings) -> torch.Tensor:
-            if texts is None and not controls:
-                return pipe(None, num_images_per_prompt=batch, output_type="pt", **settings).images
-            negative = "" if texts is None else self.negative_prompt
-            said = [""] * batch if texts is None else [f"a photo of {text}" for text in texts]
-            return pipe(said, negative_prompt=negative, controls=controls, output_type="pt", **scales, **settings).images
+            if texts is None:
+                return pipe(None, num_images_per_prompt=batch, controls=controls, output_type="pt", **settings).images
+            said = [f"a photo of {text}" for text in texts]
+            return pipe(said, negative_prompt=self.negative_prompt, controls=controls, output_type="pt", **scales, **settings).images
 
         return sample
 
 
 def train(method: str, name: str, data: Path, folder: Path, steps: int, keep_at: Sequence[int], **settings) -> dict[int, Path]:
-    """steps -> the model's folder after so many, of the last and of `keep_at`. Goes on where it was; `accelerate launch` shares the work.
+    """steps -> the model's folder after so many batches in all, of the last and of `keep_at`. Goes on where it was; `accelerate launch` shares the work.
 
     settings: of the training, the same for all methods: preset, batch_size, ema_decay, mixed_precision, seed, device, quiet.
     """
@@ -99,12 +100,13 @@ def train(method: str, name: str, data: Path, folder: Path, steps: int, keep_at:
     if method != "ours":
         from ..training.baselines import train_baseline
 
-        if not all((path / "baseline.json").exists() for path in out.values()):
+        if not all((path / BASELINE).exists() for path in out.values()):
             train_baseline(method, name, data, out=out[steps], steps=steps, keep_at=[step for step in out if step != steps], **common)
         return out
+    feature_steps = min(FEATURE_STEPS, min(out) // 2)  # our text feature's own steps come out of the same budget
     for step, path in sorted(out.items()):  # a longer training goes on where a shorter one in the same folder ended
         if not (path / "domain.json").exists():
-            train_domain(name, data, out=path, steps=step, **common)
+            train_domain(name, data, out=path, steps=step - feature_steps, feature_steps=feature_steps, **common)
     return out
 
 
@@ -114,16 +116,26 @@ def describe(method: str, folder: Path) -> dict:
         unet = NullTextUNet.from_pretrained(folder / "unet")
         return {"weights": digest_files(folder), "parameters": sum(p.numel() for p in unet.parameters())}
     try:
-        record = json.loads((folder / "baseline.json").read_text())
+        record = json.loads((folder / BASELINE).read_text())
         return {"weights": digest_files(folder), "parameters": record["parameters"], "prompt": record["prompt"], "phrase": record["phrase"]}
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"'{folder}' holds no baseline: its baseline.json is missing or lacks {error}; delete the folder to train it anew") from error
+        raise UserError(f"'{folder}' holds no baseline: its baseline.json is missing or lacks {error}; delete it and {method}.work to train it anew") from error
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The weights and vocabularies in a folder."""
+    return sorted(path for path in folder.rglob("*") if path.suffix == ".safetensors" or path.parent.name == "tokenizer")
+
+
+def stamp(folder: Path) -> list[tuple]:
+    """What tells the files of a model from those of one trained anew, without reading them."""
+    return [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in model_files(folder)]
 
 
 def digest_files(folder: Path) -> str:
-    """A short hash of the weights and vocabularies in a folder, read part by part."""
+    """A short hash of a model's files, read part by part."""
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.suffix == ".safetensors" or path.parent.name == "tokenizer"):
+    for file in model_files(folder):
         digest.update(str(file.relative_to(folder)).encode())
         with open(file, "rb") as stream:
             while part := stream.read(1 << 24):

@@ -25,7 +25,7 @@ from ..training.data import Pictures
 from ..training.domain import find_process
 from . import features
 from .cells import Cell, Cells
-from .contenders import Contender, Customised, InDomain, describe, train
+from .contenders import Contender, Customised, InDomain, describe, stamp, train
 from .measures import edge_f_score, find_extractor
 from .readers import CLIP, ClipReader, JudgeReader
 from .worlds import World
@@ -143,8 +143,8 @@ class Study:
             keep_at = sorted({max(1, round(c.steps * share)) for share in c.curve}) if method in ("fine-tuning", "ours") else []
             folders = train(method, world.name, world.train, folder, c.steps, keep_at, **settings,
                             preset=self.preset.name, device=self.device, quiet=self.quiet)
-            cells = {step: Cell(f"{world.name} {method} model {step}", budget | {"step": step}, lambda _, path=path: describe(method, path))
-                     for step, path in sorted(folders.items())}
+            cells = {step: Cell(f"{world.name} {method} model {step}", budget | {"step": step, "files": stamp(path)},
+                                lambda _, path=path: describe(method, path)) for step, path in sorted(folders.items())}
             self.cells.make_all(list(cells.values()))
             kind = InDomain if method == "ours" else Customised
             common = {"negative_prompt": world.negative_prompt}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from ..domains import known_domains, read_domain
+from ..domains import read_domain
 from ..errors import UserError
 from ..presets import WEIGHTS, Preset
 from ..training.data import files_in
@@ -55,7 +55,7 @@ def find_worlds(preset: Preset, domains: Sequence[str], data: str | Path | None,
 
 def shipped(preset: str) -> list[str]:
     """Domains that ship with the package over a preset."""
-    names = [name for name, folder in known_domains().items() if folder.is_relative_to(WEIGHTS) and read_domain(folder).prior == preset]
+    names = [file.parent.name for file in sorted((WEIGHTS / "domains").glob("*/domain.json")) if read_domain(file.parent).prior == preset]
     if not names:
         raise UserError(f"no domain ships over '{preset}': give --domain NAME")
     return names
@@ -72,10 +72,12 @@ def read_prompts(file: str | Path) -> tuple[str, ...]:
 
 def rendered(name: str, prompts: tuple[str, ...] | None, work: Path, judge: str, negative_prompt: str | None) -> World:
     """A world of the kiln: its rendered views, as pictures on white, and what its judge can read."""
-    from ..kiln.data import identity, load_views, write_pictures
+    from ..kiln.data import WORLDS, identity, load_views, write_pictures
     from ..kiln.fire import CACHE, DOMAIN
     from ..kiln.judge import Judge
 
+    if name not in WORLDS:
+        raise UserError(f"'{name}' is no world of the kiln's: give its pictures with --data, and --prompts")
     train, held_out = (load_views(CACHE / "data" / name, split) for split in ("train", "test"))
     key = identity(CACHE / "data" / name)
     folder = work / f"{name}-{key[:8]}"

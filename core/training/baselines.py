@@ -14,10 +14,10 @@ from diffusers import DDPMScheduler, SchedulerMixin, StableDiffusionPipeline
 from ..checkpoints import fingerprint, replaced_whole
 from ..devices import suit_attention
 from ..domains import public_name, unet_fingerprint
-from ..errors import UserError
+from ..errors import UserError, check_seed
 from ..interrupts import kept_in
 from ..pipeline import InDomainPipeline
-from ..presets import find_preset, wanted
+from ..presets import BASELINE, find_preset, wanted
 from .checks import check_numbers, check_target, load_prior
 from .data import Pictures, find_file
 from .domain import describe, find_latents, find_process, memory_advice, open_work
@@ -71,6 +71,7 @@ def train_baseline(
     learning_rate = how.rate * found.learning_rate if learning_rate is None else learning_rate
     state, device = find_process(device)
     parts = accumulation * state.num_processes  # of a batch
+    check_seed(seed)
     check_numbers(parts, steps=steps, accumulation=accumulation, batch_size=batch_size, learning_rate=learning_rate, snr_gamma=snr_gamma,
                   ema_decay=ema_decay)
     if wrong := [step for step in kept if not 1 <= step <= steps]:
@@ -138,4 +139,4 @@ def save_baseline(baseline: Baseline, out: Path, dtype: torch.dtype, record: dic
     whole = StableDiffusionPipeline(vae, text_encoder, pipe.tokenizer, unet, pipe.scheduler, None, None, requires_safety_checker=False)
     with replaced_whole(out) as new:
         whole.save_pretrained(new, safe_serialization=True)
-        (new / "baseline.json").write_text(json.dumps(record, indent=2) + "\n")
+        (new / BASELINE).write_text(json.dumps(record, indent=2) + "\n")
