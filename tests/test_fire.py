@@ -154,6 +154,20 @@ def test_porcelain_starts_anew_with_weights_elsewhere(refired):
     assert len(encoded) == 1
 
 
+@pytest.mark.parametrize("what, folders", [("autoencoder", ["autoencoder", "decoder"]), ("judge", ["judge"])])
+@pytest.mark.parametrize("key", ["steps", "code"])
+def test_a_stage_of_other_steps_or_recipe_does_not_go_on_from_what_was_trained(what, folders, key, untouched, tmp_path, monkeypatch):
+    kiln, ran = untouched
+    for name in ("cache", "weights"):
+        shutil.copytree(getattr(kiln, name), tmp_path / name)
+    other = fire.Kiln(tmp_path / "cache", "cpu", scale=1e-6, quiet=True, weights=tmp_path / "weights")
+    assert all((other.cache / folder / "checkpoint.pt").exists() for folder in folders)
+    depends = fire.Kiln.depends
+    monkeypatch.setattr(fire.Kiln, "depends", lambda self, stage: depends(self, stage) | {key: "another"})
+    other.run(what)
+    assert ran == [what] and not any((other.cache / folder).exists() for folder in folders) and (other.cache / "data").exists()
+
+
 def test_a_kiln_killed_before_porcelain_starts_anew_still_starts_anew(refired, monkeypatch):
     kiln, encoded = refired
     nudge(kiln.weights / "prior" / "vae" / "diffusion_pytorch_model.safetensors")

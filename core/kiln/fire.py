@@ -95,8 +95,9 @@ class Kiln:
         if record.is_finished(now, partial(self.made, stage)):
             logger.info("%s is finished", stage)
             return
-        if stage in DOMAINS and not record.is_of(now, "inputs", "steps"):
-            shutil.rmtree(self.cache / stage, ignore_errors=True)  # before the record says otherwise: killed in between, it starts anew again
+        if stage != "data" and not record.is_of(now):
+            for folder in [stage, "decoder"] if stage == "autoencoder" else [stage]:
+                shutil.rmtree(self.cache / folder, ignore_errors=True)  # before the record says otherwise: killed in between, it starts anew again
         record.begin(now)
         fire = partial(self.domain, stage) if stage in DOMAINS else getattr(self, stage)
         machine = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{os.cpu_count()} CPU cores"
@@ -123,7 +124,9 @@ class Kiln:
             return {"inputs": digest({w: [origin(w, photo, wide, n, 0), n] for w, (n, photo, wide) in OBJECTS.items()}), "steps": None, "code": ""}
         needs = STAGES[stage]
         views, models = [identity(self.renders / world) for world in needs.worlds], digest_files([self.weights / name for name in needs.models])
-        place = [self.preset(), self.precision(), DOMAIN[stage]] if stage in DOMAINS else [vars(self.recipe)] if stage in ("autoencoder", "prior") else []
+        place = [vars(self.recipe)] if stage in ("autoencoder", "prior") else []
+        if stage in DOMAINS:
+            place = [self.preset(), self.precision(), self.domain_batch(), DOMAIN[stage]]
         steps = [v for k, v in self.steps.items() if k == stage or (stage, k) == ("autoencoder", "decoder")]
         return {"inputs": digest(views, models, place), "steps": steps, "code": digest([inspect.getsource(module) for module in needs.code])}
 
@@ -252,13 +255,16 @@ class Kiln:
     def precision(self) -> str:
         return "bf16" if is_fast_in_bf16(self.device) else "no"
 
+    def domain_batch(self) -> int:
+        return 16 * min(self.times, 4)
+
     def domain(self, name: str) -> None:
         """`scripts/train_domain.py` itself, on a folder of pictures."""
         from ..training.domain import train_domain
 
         train_domain(name, self.pictures(name), preset=self.preset(), prior="kiln", out=self.weights / "domains" / name, work=self.cache / name,
                      steps=self.steps[name], feature_steps=min(100, self.steps[name]), sample_every=max(250, self.steps[name] // 8),
-                     batch_size=16 * min(self.times, 4), lr_warmup_steps=min(100, self.steps[name] // 10), **DOMAIN[name],
+                     batch_size=self.domain_batch(), lr_warmup_steps=min(100, self.steps[name] // 10), **DOMAIN[name],
                      dtype=torch.float16, mixed_precision=self.precision(), licence="apache-2.0", device=self.device, quiet=self.quiet)
 
     def zero123(self) -> None:
