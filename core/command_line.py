@@ -1,6 +1,7 @@
 """What the command lines of sampling and editing share: their arguments, and how they write images."""
 
 import argparse
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from .conditions import canny
 from .domains import find_domain
 from .errors import UserError
 from .images import contact_sheet, load_image
+from .presets import find_preset
 from .progress import hide_loading_bars
-from .results import SETTINGS, result_folder, to_json
+from .results import SETTINGS, make_folder, result_folder, to_json
+
+OF_CONTROLS = {"controlnet_conditioning_scale": 1.0, "control_guidance_start": 0.0, "control_guidance_end": 1.0}  # and what they are by default
 
 
 def new_parser(module: str, description: str, num_images: int, root: str) -> argparse.ArgumentParser:
@@ -39,9 +43,10 @@ def new_parser(module: str, description: str, num_images: int, root: str) -> arg
     more.add_argument("--control", nargs=2, action="append", default=[], metavar=("CONTROLNET", "IMAGE"), help="a ControlNet and what it reads")
     more.add_argument("--canny", nargs=2, action="append", default=[], metavar=("CONTROLNET", "IMAGE"),
                       help="one that reads the image's edges; 'kiln' is the kiln's own")
-    more.add_argument("--controlnet-conditioning-scale", type=float, default=1.0)
-    more.add_argument("--control-guidance-start", type=float, default=0.0, help="the fraction of the steps from which ControlNets work")
-    more.add_argument("--control-guidance-end", type=float, default=1.0, help="and up to which")
+    more.add_argument("--controlnet-conditioning-scale", type=float, help="what all that ControlNets add is multiplied by (default: 1)")
+    more.add_argument("--control-guidance-start", type=float, help="the fraction of the steps from which ControlNets work")
+    more.add_argument("--control-guidance-end", type=float, help="and up to which")
+    more.set_defaults(**OF_CONTROLS)
     more.add_argument("--custom", nargs=2, action="append", default=[], metavar=("MODEL", "PROMPT"),
                       help="a customised checkpoint, such as kiln-toon, and its own prompt")
     more.add_argument("--custom-scale", type=float, help="its weight")
@@ -55,18 +60,23 @@ def new_parser(module: str, description: str, num_images: int, root: str) -> arg
 
 
 def choose_domain(name: str | None, preset: str) -> str | None:
-    """A command line's --domain: None for 'none', and where none is given porcelain over the prior that it was trained on."""
+    """A command line's --domain: None for 'none', and where none is given porcelain over the prior that it was trained on. Raises UserError."""
     if name is None:
         return "porcelain" if find_domain("porcelain").prior == preset else None
-    return None if name.lower() == "none" else name
+    if name.lower() == "none":
+        return None
+    find_domain(name)
+    return name
 
 
 def read_conditions(args: dict) -> dict:
     """The command line's arguments (they are changed) as `sample` and `edit` take them."""
     if args["custom_scale"] is not None and not args["custom"]:
         raise UserError(f"--custom-scale is {args['custom_scale']} but there is no --custom for it to weigh")
-    names = ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end")
-    shared, scale = {name: args.pop(name) for name in names}, args.pop("custom_scale")
+    shared, scale = {name: args.pop(name) for name in OF_CONTROLS}, args.pop("custom_scale")
+    for name, usual in OF_CONTROLS.items():
+        if shared[name] != usual and not args["control"] + args["canny"]:
+            raise UserError(f"--{name.replace('_', '-')} is {shared[name]} but there is no --control or --canny for it to set")
     read = lambda net, file: {"controlnet": net, "image": load_image(file), **shared}
     args["controls"] = [read(*given) for given in args.pop("control")] + [read(*given) | {"extract": canny} for given in args.pop("canny")]
     args["custom"] = [{"model": model, "prompt": prompt, "scale": scale} for model, prompt in args["custom"]]
@@ -76,12 +86,13 @@ def read_conditions(args: dict) -> dict:
 def run(make: Callable[..., list[Image.Image]], parser: argparse.ArgumentParser) -> None:
     """Parse, make images and write them with a contact sheet and the settings; what is done stays when making is stopped."""
     args = vars(parser.parse_args())
+    find_preset(args["preset"])  # what is mistyped leaves no folder
     args["domain"] = choose_domain(args["domain"], args["preset"])
     out, root = args.pop("out"), args.pop("root")
     settings = {name: value for name, value in args.items() if name not in ("device", "quiet")}
     args = read_conditions(args)
     out = out or result_folder(root, settings)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if args["quiet"]:
         hide_loading_bars()
     saved = []
@@ -99,5 +110,6 @@ def run(make: Callable[..., list[Image.Image]], parser: argparse.ArgumentParser)
         kept = f"{len(saved)} of {args['num_images']} images are in {out}"
         if isinstance(stop, KeyboardInterrupt):
             raise KeyboardInterrupt(f"stopped: {kept}") from None
-        raise UserError(f"{stop.strerror}: {kept}; make room there, or choose another --out") from stop
+        advice = "make room there, or choose" if stop.errno == errno.ENOSPC else "choose"
+        raise UserError(f"{stop.strerror or stop}: {kept}; {advice} another --out") from stop
     print(f"{len(images)} images and sheet.png in {out}")

@@ -15,6 +15,12 @@ class UserError(Exception):
     """A message for the user: what is wrong, with the value, and what to do. Never shown with a traceback."""
 
 
+def check_seed(seed: int) -> None:
+    """Raises UserError for one that cannot seed everything: NumPy takes none beyond 32 bits."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"the seed is {seed}: give 0 to {2**32 - 1}")
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """As torch says it, which has a class of error for CUDA's memory alone, and Python."""
     return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)

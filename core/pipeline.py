@@ -85,8 +85,12 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         return prompt if self.domain_unet is None or not prompt else self.config.phrase.replace("{prompt}", prompt)
 
     def negative_of(self, prompt: str) -> str:
-        """What eps_0 is conditioned on beside a prompt by default: what all of the domain's pictures show, for a prompt to tell what it adds."""
-        return "" if self.domain_unet is None or not prompt else self.config.negative_prompt
+        """What eps_0 is conditioned on beside a prompt by default: what all of the domain's pictures show, for a prompt to tell what it adds.
+
+        Nothing for a prompt that says just that: its own prediction less itself is no guidance.
+        """
+        says_it = self.compose(prompt).strip().lower() == self.config.negative_prompt.lower()
+        return "" if self.domain_unet is None or not prompt or says_it else self.config.negative_prompt
 
     def encode_prompt(self, prompts: list[str]) -> torch.Tensor:
         """Text features (B, T, d). What the tokenizer cannot take is cut off and logged."""
@@ -182,7 +186,8 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         rectify: eps_0 is the bare prior's (Sec. 3.2). Without, it is the network's that is customised, by a checkpoint (the last of `terms`)
         or else by the domain (Fig. 12a).
 
-        Raises UserError for an empty prompt, a scale of what is not there, lists of another length than `batch` and terms that do not fit.
+        Raises UserError for an empty prompt, a scale of what is not there, a negative prompt that nothing is guided from, lists of another length
+        than `batch` and terms that do not fit.
         """
         controls = [control for control in controls if control.conditioning_scale]
         if prompt is not None and not controls and not all(p.strip() for p in ([prompt] if isinstance(prompt, str) else prompt)):
@@ -208,9 +213,12 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         if not rectify:
             uncond = own_unconditional(terms) if customised or self.domain_unet is None else self.domain_term()
         check_terms(terms, self.unet, batch)
+        others = terms
         if self.domain_unet is not None:
-            is_alone = domain_scale is None and guidance_scale is None and not terms
-            terms = [self.domain_term(self.config.unconditional_scale if is_alone else domain_scale), *terms]
+            is_alone = domain_scale is None and guidance_scale is None and not others
+            terms = [self.domain_term(self.config.unconditional_scale if is_alone else domain_scale), *others]
+        if any(negative) and not others and all(term.weight == 1 for term in terms):
+            raise UserError("the negative prompt has nothing to act on: give a prompt, or with a domain a domain_scale above 1")
         guidance_scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
         return MultiGuidance(uncond, terms, guidance_scale, guidance_rescale, guidance_interval, guidance_every, timesteps)
 
@@ -265,7 +273,8 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
             if guidance.get(name) is None:
                 guidance[name] = without if self.domain_unet is None else self.config[name]
         guidance["terms"] = [term for term in guidance.get("terms", ()) if has_weight(term.weight)]
-        has_prompt = prompt is not None and has_weight(guidance.get("control_scale"))
+        has_control = any(control.conditioning_scale for control in guidance.get("controls", ()))
+        has_prompt = (prompt is not None or has_control) and has_weight(guidance.get("control_scale"))
         if has_prompt and self.domain_unet is not None and guidance_scale is None and not guidance["terms"]:
             for name in ("domain_scale", "control_scale"):
                 guidance[name] = self.config[name] if guidance.get(name) is None else guidance[name]

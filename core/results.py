@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
+
+from .errors import UserError
 
 SETTINGS = "settings.json"
 
@@ -22,6 +25,17 @@ def result_folder(root: Path, settings: dict[str, Any]) -> Path:
     own, there = path.with_name(f"{path.name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"), path / SETTINGS
     taken = any(path.glob("*.png")) and not (there.is_file() and there.read_text() == text)
     return own if taken or own.exists() else path
+
+
+def make_folder(path: Path) -> None:
+    """Raises UserError for one that cannot be written to."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".write-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to '{path}' ({error.strerror}): choose another folder with --out") from error
 
 
 def to_json(settings: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from .command_line import new_parser, run
 from .devices import default_dtype, find_device
-from .errors import UserError, run_cli
+from .errors import UserError, check_seed, run_cli
 from .images import fit
 from .pipeline import InDomainPipeline
 
@@ -69,6 +69,7 @@ def sample_with(
     Image i is drawn from seed + i, whatever the batch size and the device. finish: what becomes of each image. keep: gets each and its seed
     as soon as its batch is done.
     """
+    check_seed(seed)
     for name, value in (("the number of images", num_images), ("the batch size", batch_size)):
         if value < 1:
             raise UserError(f"{name} is {value}: give 1 or more")

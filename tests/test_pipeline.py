@@ -134,6 +134,30 @@ def test_the_domains_negative_prompt_is_in_eps_0_of_composed_prompts_alone_and_s
         assert torch.equal(draw(pipe, prompt, domain_scale=2.0, **settings), draw(pipe, prompt, domain_scale=2.0, negative_prompt="", **settings))
 
 
+def test_a_prompt_that_is_the_negative_prompt_still_guides(pipe):
+    plain = draw(pipe, "a jar")
+    pipe.register_to_config(negative_prompt="A jar")
+    assert torch.equal(draw(pipe, "a jar"), plain) and not torch.equal(draw(pipe, "a red jar"), draw(pipe, "a red jar", negative_prompt=""))
+
+
+def test_a_negative_prompt_with_nothing_to_guide_away_from_it_is_said(pipe):
+    said = dict(negative_prompt="a chair")
+    for settings in ({}, dict(domain_scale=1.0)):
+        with pytest.raises(UserError, match="negative prompt has nothing to act on"):
+            draw(pipe, None, **said, **settings)
+    assert not torch.equal(draw(pipe, None, domain_scale=2.0, **said), draw(pipe, None, domain_scale=2.0))
+    pipe.set_domain(None)
+    with pytest.raises(UserError, match="negative prompt has nothing to act on"):
+        draw(pipe, None, **said)
+
+
+def test_controls_without_a_prompt_have_the_weights_of_those_with_an_empty_one(pipe):
+    pipe.register_to_config(domain_scale=(2.0, 4.0), control_scale=(5.0, 3.0))
+    controls = [pipe.control(tiny_controlnet(pipe.unet), torch.rand(1, 3, 16, 16))]
+    own = draw(pipe, None, controls=controls, domain_scale=[2.0, 4.0], control_scale=[5.0, 3.0])
+    assert torch.equal(draw(pipe, None, controls=controls), own) and torch.equal(draw(pipe, "", controls=controls), own)
+
+
 def test_what_was_cut_off_a_long_prompt_is_said(prior, caplog):
     prior.encode_prompt(["a vase"])
     assert not caplog.text
@@ -357,3 +381,22 @@ def test_pictures_that_are_done_are_kept_when_sampling_is_stopped(stop, raised, 
     with pytest.raises(raised, match="4 of 5 images are in"):
         sample_module.main()
     assert sorted(file.name for file in tmp_path.iterdir()) == [*(f"{seed:05d}.png" for seed in (7, 8, 9, 10)), "settings.json"]
+
+
+@pytest.mark.parametrize("given, said", [
+    ("--domain porcelian", "did you mean 'porcelain'"), ("--preset kilm", "did you mean 'kiln'"), ("--control-guidance-end 0.5", "no --control or --canny"),
+])
+def test_what_is_mistyped_leaves_no_folder(given, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sample", *given.split()])
+    with pytest.raises(UserError, match=said):
+        sample_module.main()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to_and_a_seed_too_large_are_said_before_any_image(tiny_sd, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for given, said in ((["--out", str(tmp_path / "file")], "cannot write to"), (["--out", str(tmp_path / "a"), "--seed", str(2**32)], "the seed is")):
+        monkeypatch.setattr(sys, "argv", ["sample", "--preset", str(tiny_sd), "--domain", "none", "--device", "cpu", *given])
+        with pytest.raises(UserError, match=said):
+            sample_module.main()
