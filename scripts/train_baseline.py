@@ -1,14 +1,11 @@
 """Customise a prior from images alone by a method that the paper compares its own to (Sec. 4.4).
 
-python scripts/train_baseline.py --method lora --domain porcelain --data my/pictures
+python scripts/train_baseline.py --method lora --domain mine --data my/pictures
 """
 
 import argparse
 import os
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a source tree too
 
 import torch
 from accelerate import PartialState

@@ -1,15 +1,12 @@
 """Learn a domain from images, without captions.
 
-python scripts/train_domain.py --domain porcelain --data my/pictures
-accelerate launch --num_processes 2 scripts/train_domain.py --domain porcelain --data my/pictures
+python scripts/train_domain.py --domain mine --data my/pictures
+accelerate launch --num_processes 2 scripts/train_domain.py --domain mine --data my/pictures
 """
 
 import argparse
 import os
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a source tree too
 
 import torch
 from accelerate import PartialState

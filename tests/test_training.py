@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from core import InDomainPipeline, NullTextUNet
 from core.domains import find_domain, unet_fingerprint, user_domains
 from core.errors import UserError
+from core.evaluation import worlds
 from core.kiln import judge
 from core.presets import PRESETS
 from core.training import domain as domain_module
@@ -340,6 +341,26 @@ def test_the_weights_of_the_lowest_fid_are_kept_and_patience_ends_the_training(p
         assert len(np.loadtxt(tmp_path / "clay.work" / "loss.csv", delimiter=",", skiprows=1)) == measured
 
 
+def test_a_training_cannot_end_before_the_step_that_it_is_at(tiny_sd, pictures, tmp_path):
+    train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
+    with pytest.raises(UserError, match="clay.work has taken 6 steps already: give at least as many"):
+        train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT | {"steps": 5})
+
+
+def test_fid_asked_for_when_no_step_is_left_is_said_not_to_be_measured(tiny_sd, pictures, tmp_path, monkeypatch, caplog):
+    pytest.importorskip("torchmetrics")
+    monkeypatch.setattr(domain_module, "find_fid_features", lambda _: Means())
+    train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
+    train_domain("clay", pictures, tiny_sd, tmp_path / "clay", fid_every=1, **SHORT)
+    assert "FID was not measured" in caplog.text
+
+
+def test_a_domain_that_takes_the_name_of_one_that_ships_is_said_to(tiny_sd, pictures, caplog):
+    train_domain("porcelain", pictures, tiny_sd, **SHORT | {"steps": 1})
+    assert "'porcelain' this domain is found from now on" in caplog.text
+    assert "porcelain" in worlds.shipped("kiln"), "tables are of those that ship"
+
+
 def test_a_fid_that_is_not_a_number_is_the_worst():
     scores, unet = [float("nan"), 5.0, float("nan"), 3.0, 4.0, float("nan")], tiny_unet()
     best = KeepBest(lambda _: scores[len(best.scores)], every=1, patience=2)
@@ -484,7 +505,8 @@ def test_without_tensorboard_its_absence_is_said(tiny_sd, pictures, tmp_path, mo
 
 
 @pytest.mark.parametrize("wrong, said", [
-    (dict(steps=0), "steps is 0"), (dict(accumulation=5), "batch_size is 4: give 5"), (dict(accumulation=0), "accumulation is 0"),
+    (dict(seed=2**32), "the seed is 4294967296: give 0 to 4294967295"), (dict(steps=0), "steps is 0"),
+    (dict(accumulation=5), "batch_size is 4: give 5"), (dict(accumulation=0), "accumulation is 0"),
     (dict(fid_every=0), "fid_every is 0"), (dict(fid_images=1), "fid_images is 1: give 2"), (dict(patience=2), "give --fid-every too"),
     (dict(learning_rate=0.0), "learning_rate is 0.0: give more than 0"), (dict(learning_rate=float("nan")), "nan"),
     (dict(snr_gamma=-5.0), "snr_gamma is -5.0"), (dict(lr_warmup_steps=-1), "lr_warmup_steps is -1"),

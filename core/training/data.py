@@ -160,8 +160,8 @@ def find_file(pipe: InDomainPipeline, pictures: Pictures, work: Path, shared: st
 @torch.no_grad()
 def encode(pipe: InDomainPipeline, pictures: Pictures, file: Path, at_once: int, quiet: bool) -> None:
     """Write latents of every picture, each followed by its mirror image's, as bare fp32 numbers: all of them need not fit into memory."""
-    partial = file.with_suffix(".partial")
     file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".{os.getpid()}.partial")  # of several trainings that share the file each may be the first
     try:
         with open(partial, "wb") as stream:
             for x in pictures.batches(at_once, quiet):

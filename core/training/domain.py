@@ -16,12 +16,12 @@ from diffusers import DDPMScheduler
 from ..checkpoints import cached, fingerprint, write_atomically
 from ..devices import find_device, suit_attention
 from ..domains import Domain, public_name, save_domain, unet_fingerprint, user_domains
-from ..errors import UserError, is_out_of_memory
+from ..errors import UserError, check_seed, is_out_of_memory
 from ..images import contact_sheet, to_pil
 from ..interrupts import kept_in
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
-from ..presets import find_preset
+from ..presets import WEIGHTS, find_preset
 from .best import KeepBest, domain_images, fid_measure, find_fid_features
 from .checks import check_numbers, check_schedule, check_target, load_prior
 from .data import Pictures, encode, find_file, load_latents
@@ -93,6 +93,7 @@ def train_domain(
     learning_rate = found.learning_rate if learning_rate is None else learning_rate
     state, device = find_process(device)
     parts = accumulation * state.num_processes  # of a batch
+    check_seed(seed)
     check_numbers(parts, steps=steps, accumulation=accumulation, batch_size=batch_size, fid_every=fid_every,
                   fid_images=fid_images, patience=patience, feature_steps=feature_steps, sample_every=sample_every,
                   learning_rate=learning_rate, lr_warmup_steps=lr_warmup_steps, snr_gamma=snr_gamma, ema_decay=ema_decay)
@@ -145,6 +146,10 @@ def train_domain(
             history = fit(unet, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds, sample,
                           steps_every(sample_every, steps), scaler, best, log, quiet, lr_scheduler=lr_scheduler, lr_warmup_steps=lr_warmup_steps)
     if state.is_main_process:
+        if best and not best.scores:
+            logger.warning("FID was not measured, as no step was left: give more --steps, or --no-resume")
+        if out.parent == user_domains() and (WEIGHTS / "domains" / name).is_dir():
+            logger.warning("by the name '%s' this domain is found from now on, and no more the one that ships", name)
         prior = prior or public_name(found.name)
         record = settings | {"data": pictures.name, "prior": prior, "images": len(z) // 2} | describe(history, best)
         domain = Domain(out, name, phrase, prior, pictures.resolution, licence, unet_fingerprint(pipe.unet), record, negative_prompt)

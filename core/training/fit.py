@@ -60,6 +60,8 @@ def fit(
     parts = {"unet": unet, "optimizer": optimizer, "ema": ema, "scaler": scaler, "rate": rate} | ({"best": best} if best else {})
     checkpoint, main = work / "checkpoint.pt", PartialState().is_main_process
     history = load_checkpoint(checkpoint, parts) if checkpoint.exists() else []
+    if len(history) > steps:
+        raise UserError(f"the training in {work} has taken {len(history)} steps already: give at least as many, or delete that folder to start anew")
     ema.to(unet.device)
     if history and main:
         logger.info("goes on at step %d of %d", len(history), steps)
