@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from core import InDomainPipeline
 from core.devices import default_dtype, find_device
 from core.domains import find_domain
-from core.errors import UserError
+from core.errors import UserError, check_seed
 from core.images import contact_sheet, load_image
 from core.presets import PRESETS, find_preset
 from core.results import slug
@@ -81,6 +81,12 @@ class Models:
     def zero123(self) -> Zero123:
         return Zero123.from_pretrained(self.preset.zero123, self.device, default_dtype(self.device), vae=self.pipe.vae)
 
+    def make_room(self, name: str) -> None:
+        """Unload one of the above from a GPU."""
+        if self.device.type == "cuda":
+            vars(self).pop(name, None)
+            torch.cuda.empty_cache()
+
 
 def text_to_3d(
     prompt: str,
@@ -110,8 +116,7 @@ def text_to_3d(
     """
     if not prompt or not prompt.strip():
         raise UserError("the prompt is empty: say what to make, such as 'a vase'")
-    if not 0 <= seed < 2**62:
-        raise UserError(f"the seed is {seed}: give 0 to {2**62 - 1}")
+    check_seed(seed)
     if engine not in ("native", "threestudio"):
         raise UserError(f"unknown engine '{engine}': native or threestudio")
     if engine == "threestudio":
@@ -142,8 +147,10 @@ def text_to_3d(
         if settings.needs_reference:
             reference, mark = image_stage(run, models, settings, picture, prompt, seed, device, made_from)
         else:
+            run.forget("image")  # of an earlier run with one
             reference, mark = None, fingerprint(**made_from)
         if engine == "threestudio":
+            models.make_room("pipe")  # another process is to have the GPU
             for stage in ("init", "refine"):
                 config = threestudio_engine.stage_config(stage, models.preset, models.domain_folder, prompt, settings, steps)
                 field, grid, mark = threestudio_stage(run, stage, config, threestudio_root, settings, reference, seed, quiet, device, mark)
@@ -228,8 +235,7 @@ def init_stage(run: RunFolder, models: Models, settings: Settings, reference, se
         size = models.preset.zero123_resolution
         zero123 = models.zero123 if settings.init.steps else None
         field, grid, losses = initialise(reference, zero123, settings, size, generator, partial / "checkpoint.pt", quiet, device)
-        if device.type != "cpu":  # makes room on a GPU
-            vars(models).pop("zero123", None)
+        models.make_room("zero123")
         field.save(partial / "field.safetensors")
         end_field(run, "init", mark, field, grid, reference, losses)
     return *show_field(run, "init", "field.safetensors", settings, quiet, device, mark), mark
@@ -241,8 +247,8 @@ def refine_stage(run: RunFolder, models: Models, settings: Settings, reference, 
     if not run.finished("refine", mark):
         partial = run.begin("refine", mark)
         generator = torch.Generator().manual_seed(2 * seed + 2)
-        size = models.preset.resolution
-        losses = refine(field, grid, reference, models.pipe, prompt, settings, size, generator, partial / "checkpoint.pt", quiet)
+        pipe = models.pipe
+        losses = refine(field, grid, reference, pipe, prompt, settings, pipe.resolution, generator, partial / "checkpoint.pt", quiet)
         field.save(partial / "field.safetensors")
         end_field(run, "refine", mark, field, grid, reference, losses)
     return *show_field(run, "refine", "field.safetensors", settings, quiet, device, mark), mark

@@ -22,7 +22,7 @@ from core.evaluation.cells import Cell
 from core.images import contact_sheet, to_pil
 from core.kiln import fire, glazes, judge, renderer, shapes
 from core.kiln.data import WORLDS, load_views, make_object, on_white
-from core.presets import find_preset
+from core.presets import BASELINE, find_preset
 
 from .cameras import orbit
 from .geometry import held_out, shape_errors, true_mesh
@@ -99,9 +99,9 @@ class Pots:
     def prompt(self, method: Method, name: str, seed: int) -> str:
         """What a method is asked for; where it knows no domain, in words that come nearest to it."""
         if method.models == "fine-tuned":
-            return json.loads((self.fine_tuned / "baseline.json").read_text())["phrase"].replace("{prompt}", f"a {name}")
+            return json.loads((self.fine_tuned / BASELINE).read_text())["phrase"].replace("{prompt}", glazes.with_article(name))
         imitations = kiln.imitations(self.domain.name, [name])
-        return imitations[seed % len(imitations)] if method.models == "prior" else f"a {name}"
+        return imitations[seed % len(imitations)] if method.models == "prior" else glazes.with_article(name)
 
     def overrides(self, method: Method, lifts: bool) -> dict:
         """A lifted picture keeps its framing: the renderer's camera is the reference's."""

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from core.checkpoints import write_atomically
 from core.errors import UserError
+from core.results import make_folder
 
 ENDS = 2**16
+STAGES = ("image", "init", "refine", "mesh")  # each made from the one before
 SCAFFOLD = ("fingerprint", "checkpoint.pt")  # what only an unfinished stage needs
 
 
@@ -71,13 +73,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f".write-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise UserError(f"cannot write to '{self.path}' ({error.strerror}): choose another folder with --out") from error
+        make_folder(self.path)
         self.record = {"stages": {}} | read_record(self.path)
 
     def describe(self, **what) -> None:
@@ -109,6 +105,12 @@ class RunFolder:
         self.started = time.monotonic() - spent
         return partial
 
+    def forget(self, stage: str) -> None:
+        """Drop a stage from the record, and those that were made from it."""
+        later = STAGES[STAGES.index(stage) :]
+        if stage in self.record["stages"]:
+            self.record["stages"] = {name: entry for name, entry in self.record["stages"].items() if name.partition("/")[0] not in later}
+
     def end(self, stage: str, print_: str, as_folder: bool, **entry) -> None:
         """Put a stage's files in place, as the folder `stage` or side by side in the run's, and record it.
 
@@ -116,12 +118,10 @@ class RunFolder:
         Nothing is made from a part of a stage, STAGE/PART.
         """
         partial, target = self.path / f"{stage}.partial", self.path / stage
-        stages = self.record["stages"]
         if "/" in stage:
-            stages[stage] = {}
-        elif stage in stages:
-            for name in list(stages)[list(stages).index(stage) :]:
-                del stages[name]
+            self.record["stages"][stage] = {}
+        else:
+            self.forget(stage)
         self.write_record()
         if as_folder:
             files = [stage]
@@ -132,7 +132,7 @@ class RunFolder:
             for file in files:
                 os.replace(partial / file, self.path / file)
         seconds = round(time.monotonic() - self.started, 1)
-        stages[stage] = {"fingerprint": print_, "files": files, "seconds": seconds, **entry}
+        self.record["stages"][stage] = {"fingerprint": print_, "files": files, "seconds": seconds, **entry}
         self.write_record()
         for name in SCAFFOLD if as_folder else ():
             (target / name).unlink(missing_ok=True)

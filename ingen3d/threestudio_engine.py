@@ -59,7 +59,8 @@ def stage_config(stage: str, preset: Preset, domain: Path | None, prompt: str, s
             "eval_fovy_deg": camera.fovy_deg,
             "n_test_views": 1,
         }
-        guidance = {"pretrained_model_name_or_path": name, "domain_model": domain and str(domain.resolve()), "guidance_scale": preset.guidance_scale}
+        guidance = {"pretrained_model_name_or_path": name, "domain_model": domain and str(domain.resolve()),
+                    "guidance_scale": settings.refine.guidance_scale}
         system = {"guidance": guidance, "prompt_processor": {"prompt": prompt}}
     trainer = {} if steps is None else {"max_steps": steps}
     return OmegaConf.merge(config, {"data": views, "system": system, "trainer": trainer})

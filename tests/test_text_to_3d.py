@@ -66,10 +66,13 @@ class FakeModels:
             scheduler=scheduler,
             noise_predictor=lambda condition, cameras, guidance_scale: towards(shrink(ball_image(cameras, 64))),
         )
-        self.pipe = SimpleNamespace(encode_images=shrink, scheduler=scheduler)
+        self.pipe = SimpleNamespace(encode_images=shrink, scheduler=scheduler, resolution=64)
         self.pipe.noise_predictor = lambda prompt, **guidance: towards(
             torch.tensor([-1.0, -1.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
         )
+
+    def make_room(self, name):
+        """On a CPU nothing has to go."""
 
 
 @pytest.fixture
@@ -173,6 +176,8 @@ def evaluate(monkeypatch, data, *given):
 @pytest.mark.parametrize("given, said", [
     (("prior", "fold", "--scale", 0.1), "--scale has no effect on prior, fold"), (("table3d", "--held-out", "x"), "--held-out has no effect on table3d"),
     (("fold", "--folder", "x"), "--folder has no effect on fold: leave it out, or ask for run"), (("domain", "--seeds", 5), "--seeds has no effect on domain"),
+    (("rectification", "--images", 9), "--images has no effect on rectification"), (("table3d", "--steps", 9), "--steps has no effect on table3d"),
+    (("rectification", "--controlnet", "x"), "--controlnet has no effect on rectification: .*ask for table1"), (("table1", "--steps", 0), "--steps is 0"),
     (("prior", "--domain", "face"), "--domain has no effect on prior"), (("autoencoder", "--images", 9), "--images has no effect on autoencoder"),
 ])
 def test_what_only_some_measures_take_is_an_error_without_one(given, said, tmp_path, monkeypatch):
@@ -205,7 +210,7 @@ def test_a_run_is_judged_by_its_own_domain(kiln_weights, picture, tmp_path, monk
     with pytest.raises(UserError, match="mesh.glb' has no texture"):
         evaluate(monkeypatch, tmp_path, "run", "--folder", folder)
     record = json.loads((folder / "run.json").read_text())
-    for change, message in (({"domain": None}, "without a domain"), ({"domain": "faces"}, "faces holds no rendered views"), ({"metrics": ...}, "again")):
+    for change, message in (({"domain": None}, "without a domain"), ({"domain": "faces"}, "'faces' is no world of the kiln"), ({"metrics": ...}, "again")):
         (folder / "run.json").write_text(json.dumps({k: v for k, v in (record | change).items() if v is not ...}))
         with pytest.raises(UserError, match=message):
             evaluate(monkeypatch, tmp_path, "run", "--folder", folder)
@@ -344,6 +349,19 @@ def test_a_run_killed_while_a_stage_ends_has_no_stage_on_record_that_its_files_a
     assert not (run.finished("init", "new") and "refine" in run.record["stages"]), "what was made from the old stage is forgotten with it"
     if not run.finished("init", "new"):
         assert {"field", "checkpoint.pt"} <= {file.name for file in run.begin("init", "new").iterdir()}, "the work is kept"
+
+
+def test_a_stage_takes_those_made_from_it_off_the_record_and_no_others(tmp_path):
+    run = RunFolder(tmp_path)
+    for stage in ("init", "refine", "image"):  # a run from guidance alone, to which a picture came later
+        run.begin(stage, "mark")
+        run.end(stage, "mark", as_folder=stage != "image")
+    assert list(run.record["stages"]) == ["init", "refine", "image"]
+    run.begin("init", "from the picture")
+    run.end("init", "from the picture", as_folder=True)
+    assert set(run.record["stages"]) == {"image", "init"}
+    run.forget("image")
+    assert run.record["stages"] == {}
 
 
 def test_a_mark_cut_short_does_not_cost_the_work(tmp_path, monkeypatch):
