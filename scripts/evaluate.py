@@ -25,9 +25,9 @@ from core.errors import UserError, run_cli
 
 MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "toon", "zero123", "domain", "control", "costs", "run")
 TABLES = ("table1", "rectification", "table3d")
-IN_2D = dict.fromkeys(("data", "held_out", "prompts", "negative_prompt", "controlnet"), TABLES[:2])  # option -> what takes it
+IN_2D = dict.fromkeys(("data", "held_out", "prompts", "negative_prompt", "steps"), TABLES[:2]) | {"controlnet": TABLES[:1]}  # option -> what takes it
 OF_SOME = {"folder": ("run",), "seeds": ("prior", "toon"), "domain": ("domain", "control", "costs", *TABLES),
-           "images": ("zero123", "domain", "control", "costs", *TABLES)}
+           "images": ("zero123", "domain", "control", "costs", "table1")}
 
 
 def main() -> None:
@@ -61,6 +61,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.seeds < 1 or args.images is not None and args.images < 2:
         raise UserError(f"--seeds is {args.seeds} and --images {args.images}: give at least 1 and 2")
+    if args.steps is not None and args.steps < 1:
+        raise UserError(f"--steps is {args.steps}: give 1 or more")
     if not 0 < args.scale < math.inf:
         raise UserError(f"--scale is {args.scale:g}: give a number above 0, such as 0.1 for a tenth of training and images")
     for name, takers in (dict.fromkeys(of_tables, TABLES) | IN_2D | OF_SOME).items():
@@ -95,9 +97,12 @@ def print_figures(names: list[str], args: argparse.Namespace) -> None:
     if {"domain", "control", "costs"} & set(names):
         for name in domains:
             find_domain(name)  # a mistyped one is an error now
+            kiln.check_world(name)
     run_domain = finished_record(args.folder)["domain"] if "run" in names else domain
     if run_domain is None:
         raise UserError(f"the run in '{args.folder}' was made without a domain: there are no renders to compare it with")
+    if "run" in names:
+        kiln.check_world(Path(run_domain).name)
     data, judge = CACHE / "data", WEIGHTS / "judge"
     if {"autoencoder", "judge", "zero123", "domain", "control", "costs", "run"} & set(names) and not data.is_dir():
         raise UserError(f"no renders in {data}: run `python scripts/fire_kiln.py data` first")

@@ -92,10 +92,15 @@ def prior_prompts(vocabulary: Mapping[str, Sequence[str]], count: int = 40) -> l
     return prompts
 
 
+def check_world(name: str) -> None:
+    """Raises UserError for a domain that cannot be measured by the kiln's judge and renders."""
+    if name not in WORLDS:
+        raise UserError(f"'{name}' is no world of the kiln, whose judge and renders this is measured by: it is for {', '.join(WORLDS)}")
+
+
 def domain_classes(domain: str, vocabulary: Mapping[str, Sequence[str]]) -> list[str]:
     """The domain's classes that the judge knows. Raises UserError for one that is no world of the kiln's."""
-    if domain not in WORLDS:
-        raise UserError(f"'{domain}' is no world of the kiln: give one of {', '.join(WORLDS)}")
+    check_world(domain)
     return [name for name in WORLDS[domain].classes if name in vocabulary["class"]]
 
 
