@@ -423,6 +423,12 @@ def test_a_launch_finds_models_that_were_named_from_where_it_does_not_run(tiny_s
     assert config.system.guidance.pretrained_model_name_or_path == str(tmp_path / "prior.safetensors")
 
 
+def test_refinement_has_the_settings_own_guidance_scale_and_not_that_of_pictures():
+    settings, preset = load_settings("kiln"), find_preset("kiln")
+    config = threestudio_engine.stage_config("refine", preset, None, "a vase", settings, steps=None)
+    assert config.system.guidance.guidance_scale == settings.refine.guidance_scale != preset.guidance_scale
+
+
 def test_what_the_engine_lacks_is_one_clear_line(tmp_path, monkeypatch):
     make = lambda **kwargs: text_to_3d("a vase", out=tmp_path, engine="threestudio", **kwargs)
     with pytest.raises(UserError, match="--threestudio-root DIR"):
