@@ -60,13 +60,10 @@ def new_parser(module: str, description: str, num_images: int, root: str) -> arg
 
 
 def choose_domain(name: str | None, preset: str) -> str | None:
-    """A command line's --domain: None for 'none', and where none is given porcelain over the prior that it was trained on. Raises UserError."""
+    """A command line's --domain: None for 'none', and where none is given porcelain over the prior that it was trained on."""
     if name is None:
         return "porcelain" if find_domain("porcelain").prior == preset else None
-    if name.lower() == "none":
-        return None
-    find_domain(name)
-    return name
+    return None if name.lower() == "none" else name
 
 
 def read_conditions(args: dict) -> dict:
@@ -86,8 +83,9 @@ def read_conditions(args: dict) -> dict:
 def run(make: Callable[..., list[Image.Image]], parser: argparse.ArgumentParser) -> None:
     """Parse, make images and write them with a contact sheet and the settings; what is done stays when making is stopped."""
     args = vars(parser.parse_args())
-    find_preset(args["preset"])  # what is mistyped leaves no folder
     args["domain"] = choose_domain(args["domain"], args["preset"])
+    find_preset(args["preset"])
+    find_domain(args["domain"])  # what is mistyped leaves no folder
     out, root = args.pop("out"), args.pop("root")
     settings = {name: value for name, value in args.items() if name not in ("device", "quiet")}
     args = read_conditions(args)

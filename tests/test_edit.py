@@ -159,12 +159,12 @@ def test_each_of_several_runs_has_a_folder_named_by_what_was_asked_and_its_setti
     monkeypatch.setattr(sample, "sample", lambda keep, **_: [keep(0, image := Image.new("L", (1, 1), ord(next(images)))), image][1:])
     (tmp_path / "outputs/samples/open/bowl-0").mkdir(parents=True)  # of a run that failed: no image is lost
     (tmp_path / "outputs/samples/open/bowl-0/settings.json").write_text("{}")
-    for changes in ("--prompt bowl", "--prompt bowl --steps 9", "--prompt bowl", "--seed 3", "--prompt bowl --domain clay"):
+    for changes in ("--prompt bowl", "--prompt bowl --steps 9", "--prompt bowl", "--seed 3", "--prompt bowl --domain face"):
         monkeypatch.setattr(sys, "argv", f"sample --preset {tiny_sd} --num-images 1 {changes}".split())
         sample.main()
     folders = {str(file.parent.relative_to("outputs/samples")): json.loads(file.read_text()) for file in Path().rglob("settings.json")}
     first, other = sorted(name for name in folders if name.startswith("open/bowl-0"))
-    assert sorted(folders) == ["clay/bowl-0", "open/anything-3", first, other] and first == "open/bowl-0"
+    assert sorted(folders) == ["face/bowl-0", "open/anything-3", first, other] and first == "open/bowl-0"
     assert [folders[name]["num_inference_steps"] for name in (first, other)] == [None, 9] and folders["open/anything-3"]["seed"] == 3
     assert [Image.open(f"outputs/samples/{name}/00000.png").getpixel((0, 0)) for name in (first, other)] == [ord("A"), ord("B")]
 
