@@ -179,6 +179,15 @@ def test_figures_of_another_count_model_or_extractor_are_other_cells(tiny):
     assert key != other.figures(world, one, "unconditional").key
 
 
+def test_weights_of_ours_hold_for_texts_and_edges_and_not_where_there_is_neither(tiny, made):
+    found, (world,) = tiny
+    ours = tables.last(found.train(world, ("ours",))["ours"])
+    other, edges = replace(ours, domain_scale=9.0, control_scale=1.0), found.edges(world)[:2]
+    for texts, along in ((["a vase", "a bowl"], None), (None, edges), (None, None)):
+        images = [found.sample(one, range(2), texts, along) for one in (ours, other)]
+        assert torch.equal(*images) == (texts is None and along is None)
+
+
 def test_methods_are_sampled_with_the_same_noise_and_as_their_users_have_them(tiny):
     """The prior's text-guided images are StableDiffusionPipeline's, of the same seed and scale."""
     found, (world,) = tiny

@@ -83,7 +83,8 @@ class InDomain(Contender):
 
         def sample(texts: Sequence[str] | None, batch: int, controls: Sequence[Control], **settings) -> torch.Tensor:
             if texts is None:
-                return pipe(None, num_images_per_prompt=batch, controls=controls, output_type="pt", **settings).images
+                weights = scales if controls else {}
+                return pipe(None, num_images_per_prompt=batch, controls=controls, output_type="pt", **weights, **settings).images
             said = [f"a photo of {text}" for text in texts]
             return pipe(said, negative_prompt=self.negative_prompt, controls=controls, output_type="pt", **scales, **settings).images
 
