@@ -87,10 +87,10 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
     def negative_of(self, prompt: str) -> str:
         """What eps_0 is conditioned on beside a prompt by default: what all of the domain's pictures show, for a prompt to tell what it adds.
 
-        Nothing for a prompt that says just that: its own prediction less itself is no guidance.
+        A prompt that says just that adds nothing, and leaves the domain its variety: over the kiln's faces, "a head" against an eps_0 of nothing
+        is one and the same head again and again.
         """
-        says_it = self.compose(prompt).strip().lower() == self.config.negative_prompt.lower()
-        return "" if self.domain_unet is None or not prompt or says_it else self.config.negative_prompt
+        return "" if self.domain_unet is None or not prompt else self.config.negative_prompt
 
     def encode_prompt(self, prompts: list[str]) -> torch.Tensor:
         """Text features (B, T, d). What the tokenizer cannot take is cut off and logged."""
