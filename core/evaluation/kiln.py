@@ -20,7 +20,7 @@ from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
 from ..terms import Control
 from . import features
-from .measures import edge_f_score, fid
+from .measures import edge_f_score
 from .readers import asked
 from .speed import sampling_ratio
 
@@ -167,17 +167,24 @@ def prior_alignment(seeds: int = 25, preset: str = "kiln", quiet: bool = False) 
     return named(critic, generate(InDomainPipeline.from_pretrained(preset), prompts, quiet=quiet), prompts)
 
 
+def fid_to_domain(critic: judge.Judge, views: Path) -> Callable[[torch.Tensor], float]:
+    """`(images (N, 3, H, W) in [-1, 1]) ->` their kiln-FID to a domain's training views, which are read once."""
+    real = features.extract(critic, views_tensor(load_views(views)).split(128))
+    return lambda images: features.fid(real, features.extract(critic, images.split(128)))
+
+
 def domain_fidelity(data: Path, domain: str = "porcelain", count: int = 2000, quiet: bool = False) -> dict[str, float]:
     """kiln-FID against the domain's renders: unconditional, prompted, and of the prior asked for an imitation of the domain."""
-    critic, real = judge.Judge.load(), views_tensor(load_views(data / domain))
+    critic = judge.Judge.load()
+    fid = fid_to_domain(critic, data / domain)
     ours, prior = InDomainPipeline.from_pretrained("kiln", domain=domain), InDomainPipeline.from_pretrained("kiln")
     classes = domain_classes(domain, critic.vocabulary)
     prompts = spread([with_article(name) for name in classes], count)
     prompted = generate(ours, prompts, quiet=quiet)
     scores = {
-        "fid_prior": fid(critic, real, generate(prior, spread(imitations(domain, classes), count), quiet=quiet)),
-        "fid_unconditional": fid(critic, real, generate(ours, [None] * count, quiet=quiet)),
-        "fid_prompted": fid(critic, real, prompted),
+        "fid_prior": fid(generate(prior, spread(imitations(domain, classes), count), quiet=quiet)),
+        "fid_unconditional": fid(generate(ours, [None] * count, quiet=quiet)),
+        "fid_prompted": fid(prompted),
         "class_prompted": named(critic, prompted, prompts)["class"],
     }
     return scores | {f"{k}_ratio": scores[k] / scores["fid_prior"] for k in ("fid_unconditional", "fid_prompted")}
@@ -186,13 +193,14 @@ def domain_fidelity(data: Path, domain: str = "porcelain", count: int = 2000, qu
 def sampling_costs(data: Path, domain: str = "porcelain", count: int = 1000, quiet: bool = False) -> dict[str, dict[str, float]]:
     """For each of SAMPLINGS the cost of an image over that of plain classifier-free guidance in the preset's steps, and what it is worth: kiln-FID
     and the share that shows the asked class, of `count` images from the same seeds."""
-    critic, real = judge.Judge.load(), views_tensor(load_views(data / domain))
+    critic = judge.Judge.load()
+    fid = fid_to_domain(critic, data / domain)
     pipe = InDomainPipeline.from_pretrained("kiln", domain=domain)
     prompts = spread([with_article(name) for name in domain_classes(domain, critic.vocabulary)], count)
     result = {}
     for name, settings in SAMPLINGS.items():
         images = generate(pipe, prompts, quiet=quiet, **settings)
-        result[name] = {"cost": sampling_ratio(pipe, settings, batch=4, repeats=5, quiet=quiet), "fid": fid(critic, real, images),
+        result[name] = {"cost": sampling_ratio(pipe, settings, batch=4, repeats=5, quiet=quiet), "fid": fid(images),
                         "class": named(critic, images, prompts)["class"]}
     return result
 

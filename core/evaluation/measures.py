@@ -63,11 +63,6 @@ def fid_to(statistics: dict[str, torch.Tensor], extractor: nn.Module, fake: Iter
     return float(metric.compute())
 
 
-def fid(extractor: nn.Module, real: torch.Tensor, fake: torch.Tensor) -> float:
-    """The same between two sets of images (N, 3, H, W)."""
-    return fid_to(real_statistics(extractor, real.split(128)), extractor, fake.split(128))
-
-
 def edge_f_score(edges: np.ndarray, asked: np.ndarray, tolerance: float = 1.5) -> float:
     """F-score of edges (H, W) bool, found and asked for: shares of each within `tolerance` pixels of the other, 0 if one has none."""
     if not edges.any() or not asked.any():
