@@ -67,7 +67,7 @@ def customised_from(record: Path) -> str | None:
     """The preset that a baseline's record names, if there is one."""
     try:
         prior = json.loads(record.read_text())["prior"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):  # a file by that name may be anyone's
         return None
     return prior if prior in PRESETS else None
 

@@ -83,9 +83,9 @@ class Models:
 
     def make_room(self, name: str) -> None:
         """Unload one of the above from a GPU."""
-        if self.device.type == "cuda":
+        if self.device.type != "cpu":
             vars(self).pop(name, None)
-            torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # without CUDA it does nothing
 
 
 def text_to_3d(

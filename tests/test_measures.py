@@ -36,16 +36,25 @@ def test_the_interval_shrinks_with_the_count_and_is_the_same_each_time():
     assert small == with_interval(fid, gaussian(200, seed=1), gaussian(200, mean=1.0, seed=2), resamples=60)
 
 
+class Mean(torch.nn.Module):
+    num_features = 3
+    forward = staticmethod(lambda x: x.mean((2, 3)))
+
+
 def test_distances_of_features_are_those_of_images_by_an_extractor_that_gives_them():
     from core.evaluation import measures
-
-    class Mean(torch.nn.Module):
-        num_features = 3
-        forward = staticmethod(lambda x: x.mean((2, 3)))
 
     real, fake = torch.randn(60, 3, 8, 8), 0.5 + torch.randn(60, 3, 8, 8)
     assert fid(real.mean((2, 3)), fake.mean((2, 3))) == pytest.approx(measures.fid_to(measures.real_statistics(Mean(), [real]), Mean(), [fake]), rel=1e-4)
     assert kid(real.mean((2, 3)), fake.mean((2, 3))) == pytest.approx(measures.kid(Mean(), real, fake), rel=1e-3, abs=1e-5)
+
+
+def test_a_domains_fid_is_to_its_training_views(tmp_path):
+    made_up_views(tmp_path / "porcelain", "porcelain")
+    views = kiln.views_tensor(data.load_views(tmp_path / "porcelain"))
+    measure = kiln.fid_to_domain(Mean(), tmp_path / "porcelain")
+    assert measure(views) == pytest.approx(0, abs=1e-6)
+    assert measure(-views) == pytest.approx(fid(views.mean((2, 3)), -views.mean((2, 3))), rel=1e-4) and measure(-views) > 0.1
 
 
 def test_density_and_coverage_of_the_same_far_and_collapsed_sets():

@@ -364,6 +364,14 @@ def test_a_stage_takes_those_made_from_it_off_the_record_and_no_others(tmp_path)
     assert run.record["stages"] == {}
 
 
+@pytest.mark.parametrize("device, stays", [("cpu", True), ("cuda", False), ("mps", False)])
+def test_a_model_that_is_done_with_leaves_a_gpu(device, stays):
+    models = pipeline.Models("kiln", None, "cpu")
+    models.device, models.zero123 = torch.device(device), object()
+    models.make_room("zero123")
+    assert ("zero123" in vars(models)) == stays
+
+
 def test_a_mark_cut_short_does_not_cost_the_work(tmp_path, monkeypatch):
     (RunFolder(tmp_path).begin("init", "mark") / "checkpoint.pt").write_text("")
 

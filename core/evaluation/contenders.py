@@ -14,11 +14,10 @@ from ..pipeline import InDomainPipeline
 from ..presets import BASELINE
 from ..sample import load
 from ..terms import Control
-from ..training.domain import train_domain
+from ..training.domain import FEATURE_STEPS, train_domain
 
 TITLES = {"prior": "Prior", "textual-inversion": "Textual Inversion", "custom-diffusion": "Custom Diffusion", "oft": "OFT",
           "fine-tuning": "Fine-tuning", "lora": "Fine-tuning + LoRA", "ours": "Ours"}  # the rows of Table 1, below the prior
-FEATURE_STEPS = 100  # the most that ours spends on its text feature, train_domain's default
 Sampler = Callable[..., torch.Tensor]  # (texts such as "a vase" or None, how many, controls, **settings of the pipeline's call) -> (B, 3, H, W) in [0, 1]
 
 

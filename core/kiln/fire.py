@@ -260,10 +260,10 @@ class Kiln:
 
     def domain(self, name: str) -> None:
         """`scripts/train_domain.py` itself, on a folder of pictures."""
-        from ..training.domain import train_domain
+        from ..training.domain import FEATURE_STEPS, train_domain
 
         train_domain(name, self.pictures(name), preset=self.preset(), prior="kiln", out=self.weights / "domains" / name, work=self.cache / name,
-                     steps=self.steps[name], feature_steps=min(100, self.steps[name]), sample_every=max(250, self.steps[name] // 8),
+                     steps=self.steps[name], feature_steps=min(FEATURE_STEPS, self.steps[name]), sample_every=max(250, self.steps[name] // 8),
                      batch_size=self.domain_batch(), lr_warmup_steps=min(100, self.steps[name] // 10), **DOMAIN[name],
                      dtype=torch.float16, mixed_precision=self.precision(), licence="apache-2.0", device=self.device, quiet=self.quiet)
 

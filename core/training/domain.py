@@ -29,6 +29,7 @@ from .fit import FALLING, denoising_gradients, find_precision, fit, steps_every
 from .text_feature import initial_features, optimise_text_feature
 
 logger = logging.getLogger(__name__)
+FEATURE_STEPS = 100  # of the text feature, before the UNet's
 
 
 def train_domain(
@@ -52,7 +53,7 @@ def train_domain(
     lr_scheduler: str = "constant",
     lr_warmup_steps: int = 0,
     snr_gamma: float | None = None,
-    feature_steps: int = 100,
+    feature_steps: int = FEATURE_STEPS,
     ema_decay: float = 0.995,
     sample_every: int = 250,
     fid_every: int | None = None,
