@@ -119,12 +119,17 @@ class Pots:
         }
         return Cell(f"table3d {self.domain.name} {task} {key} {name} {seed}", depends, lambda folder: make(key, name, seed, folder))
 
-    def cells(self, names, seeds) -> dict[tuple, Cell]:
-        """All, by task, method, class and seed; those of methods that start from ours come last, as do the lifted."""
-        keys = sorted(self.methods, key=lambda key: self.methods[key].varies)
-        tasks = {"text": keys, "lift": [key for key in keys if self.methods[key].models == "domain"] if self.has_truth else []}
-        wanted = [(task, key, name, seed) for task, keys in tasks.items() for key in keys for name in names for seed in seeds]
-        return {each: self.cell(*each) for each in wanted}
+    def cells(self, names: Sequence[str], seeds: Sequence[int]) -> dict[tuple, Cell]:
+        """All, by task, method, class and seed, batch by batch: from text before the lifted, a seed after the other, all methods of a class together."""
+        lifting = [key for key, method in self.methods.items() if method.models == "domain"] if self.has_truth else []
+        tasks = {"text": self.methods, "lift": lifting}
+        wanted = [(task, key, name, seed) for task, keys in tasks.items() for seed in seeds for name in names for key in keys]
+        return {each: self.cell(*each) for each in sorted(wanted, key=self.batch)}
+
+    def batch(self, each: tuple[str, str, str, int]) -> tuple:
+        """Of a cell by its task, method, class and seed: when its turn is. What starts from ours comes after it."""
+        task, key, _, seed = each
+        return task == "lift", seed, self.methods[key].varies
 
     def run(self, task: str, key: str, name: str, seed: int, picture: Image.Image | None = None) -> tuple[Path, bool]:
         """The folder of a finished run, and whether it came to a mesh."""

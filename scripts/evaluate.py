@@ -26,7 +26,7 @@ from core.errors import UserError, run_cli
 MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "toon", "zero123", "domain", "control", "costs", "run")
 TABLES = ("table1", "rectification", "table3d")
 IN_2D = dict.fromkeys(("data", "held_out", "prompts", "negative_prompt", "steps"), TABLES[:2]) | {"controlnet": TABLES[:1]}  # option -> what takes it
-OF_SOME = {"folder": ("run",), "seeds": ("prior", "toon"), "domain": ("domain", "control", "costs", *TABLES),
+OF_SOME = {"folder": ("run",), "seeds": ("prior", "toon", "table3d"), "domain": ("domain", "control", "costs", *TABLES),
            "images": ("zero123", "domain", "control", "costs", "table1")}
 
 
@@ -38,7 +38,7 @@ def main() -> None:
                         "tables several may be given, for tables all that ship by default; `run` takes the run's own")
     parser.add_argument("--images", type=int, help="samples for FID (default: 2000; 1000 of each setting for `costs`), objects for `zero123` (200), "
                         "held-out pictures for `control` (200)")
-    parser.add_argument("--seeds", type=int, default=25, help="seeds of each of 40 prompts for `prior` and `toon` (default: 25)")
+    parser.add_argument("--seeds", type=int, help="of each of 40 prompts for `prior` and `toon` (default: 25), of each class for `table3d` (3)")
     parser.add_argument("--quiet", action="store_true")
     tables, of_tables = parser.add_argument_group("tables"), []
 
@@ -59,10 +59,9 @@ def main() -> None:
     table_option("--steps", type=int, help="of the sampler (default: the preset's)")
     table_option("--device", help="cuda, mps or cpu; the best there is by default")
     args = parser.parse_args()
-    if args.seeds < 1 or args.images is not None and args.images < 2:
-        raise UserError(f"--seeds is {args.seeds} and --images {args.images}: give at least 1 and 2")
-    if args.steps is not None and args.steps < 1:
-        raise UserError(f"--steps is {args.steps}: give 1 or more")
+    for name, least in {"seeds": 1, "images": 2, "steps": 1}.items():
+        if (value := getattr(args, name)) is not None and value < least:
+            raise UserError(f"--{name} is {value}: give {least} or more")
     if not 0 < args.scale < math.inf:
         raise UserError(f"--scale is {args.scale:g}: give a number above 0, such as 0.1 for a tenth of training and images")
     for name, takers in (dict.fromkeys(of_tables, TABLES) | IN_2D | OF_SOME).items():
@@ -113,8 +112,8 @@ def print_figures(names: list[str], args: argparse.Namespace) -> None:
         "parity": kiln.parity,
         "autoencoder": lambda: kiln.autoencoder_psnr(data),
         "judge": lambda: kiln.judge_accuracy(data),
-        "prior": lambda: kiln.prior_alignment(args.seeds, quiet=args.quiet),
-        "toon": lambda: kiln.prior_alignment(args.seeds, "kiln-toon", args.quiet),
+        "prior": lambda: kiln.prior_alignment(args.seeds or 25, quiet=args.quiet),
+        "toon": lambda: kiln.prior_alignment(args.seeds or 25, "kiln-toon", args.quiet),
         "zero123": lambda: novel_view_quality(Zero123.from_pretrained(PRESETS["kiln"].zero123, vae=PRESETS["kiln"].prior), data, args.images or 200,
                                               quiet=args.quiet),
         "domain": lambda: ({name: kiln.domain_fidelity(data, name, args.images or 2000, args.quiet)} for name in domains),
@@ -141,7 +140,7 @@ def make_table(name: str, args: argparse.Namespace) -> Path:
         from ingen3d.evaluation import table3d
 
         common = dict(out=args.out, device=args.device, quiet=args.quiet, command=command)
-        return table3d(preset=args.preset, domains=args.domain, quick=args.quick, counts=counts, **common)
+        return table3d(preset=args.preset, domains=args.domain, quick=args.quick, seeds=args.seeds, counts=counts, **common)
     found = study.Study(args.preset, counts, args.out, args.controlnet, device=args.device, quiet=args.quiet)
     worlds = tables.find_study_worlds(found, args.domain, args.data, args.held_out, args.prompts, args.negative_prompt)
     return getattr(tables, name)(found, worlds, command)

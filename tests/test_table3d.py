@@ -261,6 +261,17 @@ def test_variants_of_ours_go_on_from_its_picture_and_first_field(world, monkeypa
     assert np.array_equal(np.asarray(lifted), np.asarray(picture)), "as the reference camera took it, not framed anew"
 
 
+def test_what_is_stopped_early_has_all_methods_of_the_classes_that_it_came_to(world):
+    these = pots.Pots("kiln", "porcelain", SMALL, world / "runs", world / "tuned", torch.device("cpu"), True)
+    order = list(these.cells(["vase", "bottle"], range(2)))
+    begun = [key for key, method in these.methods.items() if not method.varies]
+    assert order[:8] == [("text", key, name, 0) for name in ("vase", "bottle") for key in begun]
+    assert [(task, seed) for task, _, _, seed in order] == [("text", 0)] * 14 + [("text", 1)] * 14 + [("lift", 0)] * 10 + [("lift", 1)] * 10
+    for task, seed in (("text", 0), ("lift", 1)):
+        batches = [these.batch(each) for each in order if (each[0], each[3]) == (task, seed)]
+        assert batches == sorted(batches) and len(set(batches)) == 2, "variants of ours after every one of ours"
+
+
 @pytest.fixture
 def table(world, monkeypatch):
     """A quick table of objects that cost nothing, and what was asked for."""
