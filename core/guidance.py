@@ -61,11 +61,11 @@ class MultiGuidance:
             as_eps = [convert(each, z_t, t, self.uncond.alphas_cumprod, None) for each in (eps_0, *eps)]
             self.weights = self.first_weights(as_eps[0], as_eps[1:], step)
             weights = self.weights_at(step, len(z_t))
-        weights = weights.to(z_t)[..., None, None, None]  # (K, B, 1, 1, 1)
+        weights = weights.to(z_t.device)[..., None, None, None]  # (K, B, 1, 1, 1), in fp32 as is the sum: neither is rounded to fp16's
         eps_hat = eps_0 + sum(w * (eps_i - eps_0) for w, eps_i in zip(weights, eps, strict=True))  # Eq. 3
         if self.guidance_rescale and eps:
             eps_hat = self.rescale(eps_hat, weights, eps)
-        return convert(eps_hat, z_t, t, self.uncond.alphas_cumprod, alphas_cumprod)
+        return convert(eps_hat.to(z_t.dtype), z_t, t, self.uncond.alphas_cumprod, alphas_cumprod)
 
     def for_sampler(self, scheduler) -> NoisePredictor:
         """eps_hat, or v_hat where that is what the scheduler takes."""

@@ -217,7 +217,7 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         if self.domain_unet is not None:
             is_alone = domain_scale is None and guidance_scale is None and not others
             terms = [self.domain_term(self.config.unconditional_scale if is_alone else domain_scale), *others]
-        if any(negative) and not others and all(term.weight == 1 for term in terms):
+        if any(negative) and not others and all(term.weight is not None and (torch.as_tensor(term.weight) == 1).all() for term in terms):
             raise UserError("the negative prompt has nothing to act on: give a prompt, or with a domain a domain_scale above 1")
         guidance_scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
         return MultiGuidance(uncond, terms, guidance_scale, guidance_rescale, guidance_interval, guidance_every, timesteps)

@@ -52,6 +52,14 @@ def test_with_only_a_text_term_it_is_classifier_free_guidance_bit_for_bit(z_t, t
         assert torch.equal(MultiGuidance(Term(unet, empty), [Term(unet, text, 7.3)])(z_t, t), eps_0 + 7.3 * (eps_c - eps_0))
 
 
+def test_in_fp16_no_weight_is_rounded(z_t):
+    half = z_t.half()
+    found = MultiGuidance(Term(Linear(1.0), context(0.0).half()), [Term(Linear(1.0), context(0.25).half(), 7.301)])(half, T)
+    difference = ((half + 0.25) - half).float()
+    assert found.dtype == torch.float16 and torch.equal(found, (half.float() + torch.tensor(7.301) * difference).half())
+    assert not torch.equal(found, half + torch.tensor(7.301).half() * difference.half())
+
+
 def test_first_weights_share_w0_so_that_the_weighted_norms_add_up_for_each_sample(z_t):
     z_t = z_t * torch.tensor([1.0, 5.0]).view(2, 1, 1, 1)
     prior, domain = Linear(1.0), Linear(0.4)

@@ -142,7 +142,7 @@ def test_a_prompt_that_is_the_negative_prompt_leaves_the_domain_its_say_alone(pi
 
 def test_a_negative_prompt_with_nothing_to_guide_away_from_it_is_said(pipe):
     said = dict(negative_prompt="a chair")
-    for settings in ({}, dict(domain_scale=1.0)):
+    for settings in ({}, dict(domain_scale=1.0), dict(domain_scale=[1, 1]), dict(domain_scale=torch.ones(2))):
         with pytest.raises(UserError, match="negative prompt has nothing to act on"):
             draw(pipe, None, **said, **settings)
     assert not torch.equal(draw(pipe, None, domain_scale=2.0, **said), draw(pipe, None, domain_scale=2.0))
