@@ -26,6 +26,7 @@ from . import mesh as meshes
 from . import threestudio_engine
 from .field import TriPlaneField
 from .foreground import foreground
+from .paint import paint
 from .render import OccupancyGrid
 from .run_folder import RunFolder, choose_folder, fingerprint, models_fingerprint
 from .settings import CameraSettings, ImageSettings, Settings, load_settings, refuse_others
@@ -121,7 +122,7 @@ def text_to_3d(
         raise UserError(f"unknown engine '{engine}': native or threestudio")
     if engine == "threestudio":
         threestudio_root = threestudio_engine.check_installation(threestudio_root)
-        refuse_others(overrides, ("camera", "image", "mesh", "turntable"), "on threestudio, which has its own in configs/threestudio")
+        refuse_others(overrides, ("camera", "image", "paint", "mesh", "turntable"), "on threestudio, which has its own in configs/threestudio")
     device = find_device(device)
     models = models or Models(preset, domain, device)
     settings = load_settings(models.preset.config, overrides, steps)
@@ -130,8 +131,9 @@ def text_to_3d(
     if engine == "threestudio" and settings.camera.reference_azimuth_deg:  # its prompts and its turntable count from 0
         raise UserError(f"camera.reference_azimuth_deg is {settings.camera.reference_azimuth_deg:g}: with threestudio the front is at 0")
     settings.image.num_inference_steps = settings.image.num_inference_steps or models.preset.num_inference_steps
-    if domain is None and settings.refine.domain_scale is not None:
-        raise UserError(f"refine.domain_scale is {settings.refine.domain_scale:g} but there is no domain for it to weigh: give one, or leave it out")
+    for stage, scale in (("refine", settings.refine.domain_scale), ("paint", settings.paint.domain_scale)):
+        if domain is None and scale is not None:
+            raise UserError(f"{stage}.domain_scale is {scale:g} but there is no domain for it to weigh: give one, or leave it out")
     if image is not None and not settings.needs_reference:
         raise UserError("the picture has no effect where init.steps, refine.rgb and refine.mask are 0: leave it out, or set one of them")
     picture = load_image(image) if isinstance(image, (str, Path)) else image
@@ -157,6 +159,7 @@ def text_to_3d(
         else:
             field, grid, mark = init_stage(run, models, settings, reference, seed, quiet, device, mark)
             field, grid, mark = refine_stage(run, models, settings, reference, field, grid, prompt, seed, quiet, device, mark)
+        field, mark = paint_stage(run, models, settings, reference, field, grid, prompt, seed, quiet, device, mark)
         mesh_stage(run, settings, field, grid, quiet, device, mark)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"{str(stop) or 'stopped'}; what is done is in '{run.path}': run the same command again to go on") from None
@@ -271,6 +274,22 @@ def threestudio_stage(run: RunFolder, stage: str, config, root: Path, settings: 
     return *show_field(run, stage, last, settings, quiet, device, mark), mark
 
 
+def paint_stage(run: RunFolder, models: Models, settings: Settings, reference, field, grid, prompt, seed, quiet, device, mark):
+    """paint/: pictures all around, and the field in their colours."""
+    if not settings.paint.pictures:
+        run.forget("paint")
+        return field, mark
+    mark = fingerprint(stage="paint", upstream=mark, camera=asdict(settings.camera), settings=asdict(settings.paint))
+    if not run.finished("paint", mark):
+        partial = run.begin("paint", mark)
+        paint(field, grid, reference, models.pipe, prompt, settings, 2 * seed + 3, partial, quiet)
+        run.end("paint", mark, as_folder=True)
+    # always from the files, as with the image
+    field = paint(field, grid, reference, None, prompt, settings, seed, run.path / "paint", quiet=True)
+    show_views(run, "paint", field, grid, settings, quiet, device, mark)
+    return field, mark
+
+
 def end_field(run: RunFolder, stage: str, mark, field, grid, reference, losses) -> None:
     """Put an optimisation stage in place, with its metrics."""
     grid.update(field, decay=0.0)
@@ -279,8 +298,14 @@ def end_field(run: RunFolder, stage: str, mark, field, grid, reference, losses) 
 
 
 def show_field(run: RunFolder, stage: str, file: str | Path, settings: Settings, quiet, device, mark):
-    """A stage's field, after STAGE/views and their sheet STAGE/views.png: made again where only the turntable has changed."""
+    """A stage's field, after its views."""
     field, grid = load_field(run.path / stage / file, device)
+    show_views(run, stage, field, grid, settings, quiet, device, mark)
+    return field, grid
+
+
+def show_views(run: RunFolder, stage: str, field, grid, settings: Settings, quiet, device, mark) -> None:
+    """STAGE/views and their sheet STAGE/views.png: made again where only the turntable has changed."""
     name, s = f"{stage}/views", settings.turntable
     mark = fingerprint(stage=name, upstream=mark, camera=asdict(settings.camera), turntable=asdict(s) | {"frames": None})
     if not run.finished(name, mark):
@@ -291,7 +316,6 @@ def show_field(run: RunFolder, stage: str, file: str | Path, settings: Settings,
             image.save(partial / f"{i:03d}.png")
         contact_sheet(images, columns=len(images)).save(run.path / stage / "views.png")
         run.end(name, mark, as_folder=True)
-    return field, grid
 
 
 def load_field(path: Path, device) -> tuple[TriPlaneField | ThreestudioField, OccupancyGrid]:

@@ -41,7 +41,7 @@ class Method:
     """A row of the table. overrides: settings on top of those that all share.
 
     models: whose they are: the "domain"'s, the "prior"'s alone or the "fine-tuned" prior's. The last two make objects from the prompt alone,
-    and lift no picture. varies: it differs from ours in refinement alone, so that picture and first field are the same.
+    and lift no picture. varies: it differs from ours in refinement and painting alone, so that picture and first field are the same.
     """
 
     title: str
@@ -51,7 +51,7 @@ class Method:
 
 
 def methods(s: Settings) -> dict[str, Method]:
-    """The rows, each with as many steps in all as ours has with these settings.
+    """The rows, each with as many steps of optimisation in all as ours has with these settings. Painting is no part of the paper's.
 
     From scratch: DreamFusion's score distillation (Poole et al. 2023), of all timesteps and with its guidance, from the density blob, with
     the learning rates and cameras of our first field. Zero-1-to-3 only: the first field, longer.
@@ -63,15 +63,17 @@ def methods(s: Settings) -> dict[str, Method]:
     total = s.init.steps + s.refine.steps
     dreamfusion = dict(t_start=[0.02, 0.98], t_end=[0.02, 0.98], guidance_scale=DREAMFUSION_SCALE, guidance_end=DREAMFUSION_SCALE)
     learning = dict(steps=total, lr_planes=s.init.lr_planes, lr_mlp=s.init.lr_mlp, elevation_range=list(s.init.elevation_range))
-    scratch = {"init": {"steps": 0}, "refine": dreamfusion | learning | {"rgb": 0.0, "mask": 0.0, "csd": False}}
+    bare = {"paint": {"pictures": 0}}
+    scratch = bare | {"init": {"steps": 0}, "refine": dreamfusion | learning | {"rgb": 0.0, "mask": 0.0, "csd": False}}
     return {
         "sds-prior": Method("SDS from scratch, prior", scratch, "prior"),
         "sds-fine-tuned": Method("SDS from scratch, fine-tuned prior", scratch, "fine-tuned"),
-        "zero123": Method("Zero-1-to-3 only", {"init": {"steps": total}, "refine": {"steps": 0}}),
+        "zero123": Method("Zero-1-to-3 only", bare | {"init": {"steps": total}, "refine": {"steps": 0}}),
         "ours": Method("ours"),
+        "no-painting": Method("ours without painting", bare, varies=True),
         "no-rectification": Method("ours without rectification", {"refine": {"rectify": False}}, varies=True),
-        "no-domain": Method("ours without the domain's term", {"refine": {"domain_scale": 0.0}}, varies=True),
-        "no-text": Method("ours without the text's term", {"refine": {"control_scale": 0.0}}, varies=True),
+        "no-domain": Method("ours without the domain's term", dict.fromkeys(("refine", "paint"), {"domain_scale": 0.0}), varies=True),
+        "no-text": Method("ours without the text's term", dict.fromkeys(("refine", "paint"), {"control_scale": 0.0}), varies=True),
     }
 
 
@@ -121,8 +123,8 @@ class Pots:
 
     def cells(self, names: Sequence[str], seeds: Sequence[int]) -> dict[tuple, Cell]:
         """All, by task, method, class and seed, batch by batch: from text before the lifted, a seed after the other, all methods of a class together."""
-        lifting = [key for key, method in self.methods.items() if method.models == "domain"] if self.has_truth else []
-        tasks = {"text": self.methods, "lift": lifting}
+        lifting = [key for key, method in self.methods.items() if method.models == "domain" and key != "no-painting"]  # whose shapes are ours
+        tasks = {"text": self.methods, "lift": lifting if self.has_truth else []}
         wanted = [(task, key, name, seed) for task, keys in tasks.items() for seed in seeds for name in names for key in keys]
         return {each: self.cell(*each) for each in sorted(wanted, key=self.batch)}
 
@@ -153,11 +155,11 @@ class Pots:
     def from_text(self, key: str, name: str, seed: int, folder: Path) -> dict[str, Any]:
         """kid, class and consistency of the turntable's views, whether there is a mesh, and seconds. An object without views has none of the first."""
         run, meshed = self.run("text", key, name, seed)
-        stages = json.loads((run / "run.json").read_text())["stages"]
+        stages, seen = json.loads((run / "run.json").read_text())["stages"], kiln.seen_stages(run)
         figures = {"mesh": float(meshed), "seconds": sum(entry.get("seconds", 0) for entry in stages.values())}
         if meshed:
             shutil.copy(run / "mesh.glb", folder)
-        return figures | (self.judge_views(kiln.turntable_views(run, "refine"), name, folder) if "refine/views" in stages else {})
+        return figures | (self.judge_views(kiln.turntable_views(run, seen[-1]), name, folder) if seen else {})
 
     def lifted(self, key: str, name: str, seed: int, folder: Path) -> dict[str, float]:
         """Distances of the lifted picture of a held-out pot to that pot. Without a mesh there are none."""

@@ -59,6 +59,7 @@ class Render:
     opacity: torch.Tensor  # (B, H, W)
     normal: torch.Tensor | None = None  # (B, H, W, 3), outward, zero where opacity < 0.5
     rays_d: torch.Tensor | None = None  # (B, H, W, 3)
+    depth: torch.Tensor | None = None  # (B, H, W), along the ray to the surface, zero where opacity < 0.5
 
 
 def render(
@@ -86,8 +87,8 @@ def render(
     rays, planes = (rays_o.reshape(-1, 3), rays_d.reshape(-1, 3), near, offset), field.pyramid_sum()
     chunk = len(near) if torch.is_grad_enabled() else max(1, SAMPLES_AT_ONCE // samples)
     parts = [march(field, grid, planes, *part, samples, normals) for part in zip(*(x.split(chunk) for x in rays), strict=True)]
-    rgb, opacity, normal = (torch.cat(x).view(*shape, -1) for x in zip(*parts, strict=True))
-    return Render(rgb + (1 - opacity) * background, opacity[..., 0], normal if normals else None, rays_d)
+    rgb, opacity, normal, depth = (torch.cat(x).view(*shape, -1) for x in zip(*parts, strict=True))
+    return Render(rgb + (1 - opacity) * background, opacity[..., 0], normal if normals else None, rays_d, depth[..., 0] if normals else None)
 
 
 def march(field, grid, planes, origins, directions, near, offset, samples: int, normals: bool) -> tuple[torch.Tensor, ...]:
@@ -100,22 +101,20 @@ def march(field, grid, planes, origins, directions, near, offset, samples: int, 
         x = origins[:, None] + directions[:, None] * (t_starts + step / 2)[..., None]
         active = grid(x) & ((x * x).sum(-1) < RADIUS**2)  # (n, samples)
 
-    if torch.is_grad_enabled():
-        # what lies behind an opaque surface gets no gradient: drop it before the costly pass
-        with torch.no_grad():
-            density = _scatter(field.density(x[active], planes), active)
-            active &= render_transmittance_from_density(t_starts, t_ends, density)[0] > 1e-3
+        # what lies behind an opaque surface is not seen and gets no gradient: drop it before the costly pass
+        density = _scatter(field.density(x[active], planes), active)
+        active &= render_transmittance_from_density(t_starts, t_ends, density)[0] > 1e-3
     density, colour = field(x[active], planes)
     density, colour = _scatter(density, active), _scatter(colour, active)
     weights = render_weight_from_density(t_starts, t_ends, density)[0]  # (n, samples)
     opacity, rgb = accumulate_along_rays(weights), accumulate_along_rays(weights, colour)
     if not normals:
-        return rgb, opacity, rgb[:, :0]
+        return rgb, opacity, rgb[:, :0], rgb[:, :0]
     middle = accumulate_along_rays(weights, ((t_starts + t_ends) / 2)[..., None])  # (n, 1)
     hit = opacity.view(-1).detach() > 0.5
     # the surface point itself is held fixed: normal losses should turn the surface, not slide along the ray
-    surface = origins[hit] + directions[hit] * (middle / opacity.clamp(min=1e-6)).detach()[hit]
-    return rgb, opacity, _scatter(field.normal(surface, planes), hit)
+    depth = (middle / opacity.clamp(min=1e-6)).detach()[hit]
+    return rgb, opacity, _scatter(field.normal(origins[hit] + directions[hit] * depth, planes), hit), _scatter(depth, hit)
 
 
 def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.results import make_folder
 
 ENDS = 2**16
-STAGES = ("image", "init", "refine", "mesh")  # each made from the one before
+STAGES = ("image", "init", "refine", "paint", "mesh")  # each made from the one before
 SCAFFOLD = ("fingerprint", "checkpoint.pt")  # what only an unfinished stage needs
 
 

@@ -97,6 +97,16 @@ class RefineSettings(OptimiseSettings):
 
 
 @dataclass
+class PaintSettings:
+    """Views all around the refined field, sampled anew by the rule, whose colours it takes: no part of the paper."""
+
+    pictures: int = 0  # none leave it as it is
+    strength: float = 0.5  # 0 keeps what a view shows, 1 makes it anew
+    domain_scale: float | None = None  # w_d and w_c, in diffusers' convention; None: the preset's for pictures
+    control_scale: float | None = None
+
+
+@dataclass
 class MeshSettings:
     resolution: int = 128
     threshold: float = 10.0
@@ -120,6 +130,7 @@ class Settings:
     field: FieldSettings = dataclasses.field(default_factory=FieldSettings)
     init: OptimiseSettings = dataclasses.field(default_factory=OptimiseSettings)
     refine: RefineSettings = dataclasses.field(default_factory=RefineSettings)
+    paint: PaintSettings = dataclasses.field(default_factory=PaintSettings)
     mesh: MeshSettings = dataclasses.field(default_factory=MeshSettings)
     turntable: TurntableSettings = dataclasses.field(default_factory=TurntableSettings)
 
@@ -139,6 +150,8 @@ BOUNDS = {  # the least and the largest value that can work, in some 16 GB; othe
     "reference_distance": (RADIUS, math.inf),
     "fill": (0.05, 1),
     "steps": (0, math.inf),
+    "pictures": (0, 64),
+    "strength": (0, 1),
     "resolution": (8, 512),
     "levels": (1, 8),
     "render_size": (8, 512),

@@ -1,5 +1,7 @@
 """Measures between sets of features and of edges: what they are known to be where the truth is known."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -138,6 +140,7 @@ def test_a_runs_kid_is_told_with_that_of_true_objects_of_its_class(kiln_weights,
     pytest.importorskip("torchmetrics")
     made_up_views(tmp_path / "data" / "porcelain", "porcelain")
     views = kiln.views_tensor(data.load_views(tmp_path / "data" / "porcelain", "test"))  # of objects 0 and 20, two of each
+    (tmp_path / "run.json").write_text(json.dumps({"stages": {"image": {}, "init": {}, "init/views": {}, "refine": {}, "refine/views": {}, "mesh": {}}}))
     for stage in ("init", "refine"):
         (tmp_path / stage / "views").mkdir(parents=True)
         for i, image in enumerate(to_pil(views[:2])):

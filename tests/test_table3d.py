@@ -154,6 +154,7 @@ EXPECTED = {  # the network of eps_0, those of the terms, and the guidance at th
     "sds-prior": ("unet", ["unet"], 101),
     "sds-fine-tuned": ("unet", ["unet"], 101),
     "ours": ("unet", ["domain_unet", "unet"], 7),
+    "no-painting": ("unet", ["domain_unet", "unet"], 7),
     "no-rectification": ("domain_unet", ["domain_unet", "unet"], 7),
     "no-domain": ("unet", ["unet"], 7),
     "no-text": ("unet", ["domain_unet"], 7),
@@ -266,7 +267,7 @@ def test_what_is_stopped_early_has_all_methods_of_the_classes_that_it_came_to(wo
     order = list(these.cells(["vase", "bottle"], range(2)))
     begun = [key for key, method in these.methods.items() if not method.varies]
     assert order[:8] == [("text", key, name, 0) for name in ("vase", "bottle") for key in begun]
-    assert [(task, seed) for task, _, _, seed in order] == [("text", 0)] * 14 + [("text", 1)] * 14 + [("lift", 0)] * 10 + [("lift", 1)] * 10
+    assert [(task, seed) for task, _, _, seed in order] == [("text", 0)] * 16 + [("text", 1)] * 16 + [("lift", 0)] * 10 + [("lift", 1)] * 10
     for task, seed in (("text", 0), ("lift", 1)):
         batches = [these.batch(each) for each in order if (each[0], each[3]) == (task, seed)]
         assert batches == sorted(batches) and len(set(batches)) == 2, "variants of ours after every one of ours"
@@ -299,7 +300,7 @@ def table(world, monkeypatch):
 
 def test_the_table_has_all_methods_counts_what_comes_to_nothing_and_is_made_once(table, world):
     report = table.make()
-    asked = {f"a {name}": 10 for name in ("vase", "bottle")} | {f"a {name}, porcelain": 1 for name in ("vase", "bottle")}
+    asked = {f"a {name}": 11 for name in ("vase", "bottle")} | {f"a {name}, porcelain": 1 for name in ("vase", "bottle")}
     assert {prompt: table.made.count(prompt) for prompt in table.made} == asked | {f"a white {name} striped with blue": 1 for name in ("vase", "bottle")}
     record = json.loads(report.with_suffix(".json").read_text())
     text, lift = ({row["method"]: row for row in block["rows"]} for block in record["sections"][0]["blocks"] if block["kind"] == "table")
@@ -311,6 +312,6 @@ def test_the_table_has_all_methods_counts_what_comes_to_nothing_and_is_made_once
     assert len(theirs) == 2 and text["ours"]["kid_of_all"] == pytest.approx(features.kid(real, torch.cat(theirs)), rel=1e-3)
     assert text[titles[0]]["kid_of_all"] is not None, "of views that a run without a mesh has, too"
     assert text[titles[0]]["mesh"] == [0, 0, 0] and text["ours"]["mesh"] == [1, 1, 1]
-    assert [title for title in titles if lift[title]["chamfer"] == "–"] == titles[:2] and len(lift["ours"]["chamfer"]) == 3
+    assert [title for title in titles if lift[title]["chamfer"] == "–"] == [*titles[:2], "ours without painting"] and len(lift["ours"]["chamfer"]) == 3
     table.made.clear()
     assert table.make() == report and not table.made and json.loads(report.with_suffix(".json").read_text()) == record

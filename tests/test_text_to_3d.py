@@ -29,6 +29,7 @@ SMALL = {
     "field": {"resolution": 32, "features": 4, "levels": 2, "hidden": 16},
     "init": {"steps": 40, "lr_planes": 0.05, "render_size": 16, "samples": 24},
     "refine": {"steps": 8, "render_size": 16, "samples": 24},
+    "paint": {"pictures": 0},
     "mesh": {"resolution": 48, "faces": 2500, "texture_size": 256},
     "turntable": {"views": 2, "frames": 3, "size": 32, "samples": 32},
 }

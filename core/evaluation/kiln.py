@@ -1,5 +1,6 @@
 """What the kiln's models must show, measured by the judge (its class, colour and pattern, its features' FID and KID)."""
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -231,6 +232,11 @@ def views_tensor(views: Views) -> torch.Tensor:
     return torch.cat([on_white(views.images[i : i + 256]) for i in range(0, len(views.images), 256)])
 
 
+def seen_stages(folder: Path) -> list[str]:
+    """The stages of a run of which there are pictures all around, in their order; none where nothing could be seen."""
+    return [name.removesuffix("/views") for name in json.loads((folder / "run.json").read_text())["stages"] if name.endswith("/views")]
+
+
 def turntable_views(folder: Path, stage: str) -> torch.Tensor:
     """A run's pictures of its field after a stage, all around it: (N, 3, 128, 128) in [-1, 1]."""
     files = sorted((folder / stage / "views").glob("*.png"))
@@ -242,11 +248,11 @@ def run_quality(folder: Path, data: Path, domain: str = "porcelain") -> dict[str
     held-out objects of the class that most views show at last, in their few renders: one object's views are never like those of a whole domain."""
     critic = judge.Judge.load()
     real, result = features.extract(critic, views_tensor(load_views(data / domain)).split(128)), {}
-    for stage in ("init", "refine"):
+    for stage in seen_stages(folder):
         views = turntable_views(folder, stage)
         result[f"{stage}_kid"] = features.kid(real, features.extract(critic, [views]))
         result[f"{stage}_classes"] = judge.read(critic, views)["class"]
-    name, held_out = max(result["refine_classes"], key=result["refine_classes"].count), load_views(data / domain, "test")
+    name, held_out = max(result[f"{stage}_classes"], key=result[f"{stage}_classes"].count), load_views(data / domain, "test")
     objects = sorted({r["object"] for r in held_out.records if r["class"] == name})
     true = [features.kid(real, features.extract(critic, [views_tensor(held_out.where(lambda r: r["object"] == i))])) for i in objects]
     return result | {"true_kid": float(np.mean(true)) if true else None}
