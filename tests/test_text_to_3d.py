@@ -225,7 +225,7 @@ def test_a_run_is_judged_by_its_own_domain(kiln_weights, picture, tmp_path, monk
     "given, message",
     [
         ("prior --seeds 0", "--seeds is 0"),
-        ("domain --images 1", "--images 1"),
+        ("domain --images 1", "--images is 1"),
         ("table1 --scale 0", "--scale is 0"),
         ("domain --domain porcelan", "did you mean 'porcelain'"),
         ("run", "no run folder"),
