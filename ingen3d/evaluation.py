@@ -111,7 +111,8 @@ def facts(pots: dict[str, Pots], count: int, seeds: range) -> dict[str, Any]:
     return {
         **{f"objects of {name}": f"{', '.join(each.classes[:count])}, each of {len(seeds)} seeds" for name, each in pots.items()},
         "steps": f"{s.init.steps + s.refine.steps} for each method; ours {s.init.steps} with Zero-1-to-3, {s.refine.steps} with the rule",
-        "KID": f"{VIEWS} views of an object, elevation {s.turntable.elevation_deg:g} degrees, or all objects' views; 50 subsets of as many; judge's features",
+        "KID": f"{VIEWS} views of an object, elevation {s.turntable.elevation_deg:g} degrees, or all objects' views; 50 subsets of as many, or of 1000; "
+               "judge's features",
         "shape": f"{QUERIES} points of a mesh to the nearest of {SAMPLES} on the other; thresholds {', '.join(map(str, THRESHOLDS))} bounding radii",
         "true pots": "of the domain's ground truth, held out from all training, another for each seed",
     }

@@ -51,6 +51,14 @@ def test_distances_of_features_are_those_of_images_by_an_extractor_that_gives_th
     assert kid(real.mean((2, 3)), fake.mean((2, 3))) == pytest.approx(measures.kid(Mean(), real, fake), rel=1e-3, abs=1e-5)
 
 
+def test_kid_is_of_all_images_up_to_a_thousand_and_of_no_larger_subsets(monkeypatch):
+    sizes = set()
+    monkeypatch.setattr("torchmetrics.image.kid.poly_mmd", lambda real, fake, *_: sizes.add((len(real), len(fake))) or torch.zeros(()))
+    for real, fake in ((60, 50), (1000, 1200), (1300, 1200)):
+        kid(gaussian(real), gaussian(fake))
+    assert sizes == {(50, 50), (1000, 1000)}
+
+
 def test_a_domains_fid_is_to_its_training_views(tmp_path):
     made_up_views(tmp_path / "porcelain", "porcelain")
     views = kiln.views_tensor(data.load_views(tmp_path / "porcelain"))

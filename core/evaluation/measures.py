@@ -74,7 +74,8 @@ def edge_f_score(edges: np.ndarray, asked: np.ndarray, tolerance: float = 1.5) -
 @torch.inference_mode()
 def kid(extractor: nn.Module, real: torch.Tensor, fake: torch.Tensor, subsets: int = 50) -> float:
     """Kernel distance of features, unbiased also for a handful of images (Binkowski et al. 2018)."""
-    metric = KernelInceptionDistance(feature=extractor, subsets=subsets, subset_size=min(len(real), len(fake)))
+    size = min(1000, len(real), len(fake))  # torchmetrics' own: a subset takes its square in time and memory
+    metric = KernelInceptionDistance(feature=extractor, subsets=subsets, subset_size=size)
     for images, is_real in ((real, True), (fake, False)):
         for x in images.split(128):
             metric.update(x, real=is_real)
