@@ -370,6 +370,13 @@ def test_best_and_second_best_respect_the_direction_and_references_stay_out():
     assert "3.00 [2.00, 4.00]" in lines[3] and "**1.00**" in lines[4] and "<u>2.00</u>" in lines[5] and "…" in lines[5] and "–" in lines[6]
 
 
+def test_kids_of_either_features_are_told_apart_and_have_no_exponent():
+    kid = next(column for column in tables.MEASURES if column.key == "kid")
+    assert [kid.show(value) for value in (0.003118, 0.05, 0.0, 29.71, 509.2, 1234.5, -0.0000123)] == [
+        "0.00312", "0.0500", "0.00", "29.7", "509", "1230", "-0.0000123"]
+    assert kid.ranks([{"kid": value} for value in (0.0041, 0.00312, 0.003118, 1234.5)]) == [2, 1, 1, 0]
+
+
 def test_the_report_refers_to_nothing_outside_itself_and_holds_what_it_was_given(tmp_path):
     Image.new("RGB", (64, 32), "red").save(tmp_path / "strip.png")
     trimesh.creation.icosphere(subdivisions=1).export(tmp_path / "ball.glb")

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ class Column:
         if isinstance(value, str):
             return value
         if isinstance(value, tuple | list):
-            return f"{value[0]:{self.form}} [{value[1]:{self.form}}, {value[2]:{self.form}}]"
-        return f"{value:{self.form}}"
+            return "{} [{}, {}]".format(*(in_form(number, self.form) for number in value))
+        return in_form(value, self.form)
 
     def ranks(self, rows: Sequence[Mapping[str, Value]]) -> list[int]:
         """1 for the best of the rows, 2 for the second best, 0 for others: of numbers as they are printed, so that equals share a rank."""
@@ -45,11 +46,16 @@ class Column:
         return [distinct.index(value) + 1 if value in distinct[:2] else 0 for value in shown]
 
 
+def in_form(number: float, form: str) -> str:
+    """A number by its form; significant digits, such as "#.3g", are written out: 1230 and 0.00312, with no exponent."""
+    return f"{Decimal(f'{number:{form}}'):f}" if form.endswith("g") else f"{number:{form}}"
+
+
 def round_as_shown(value: Value, form: str) -> float | None:
     """The number of a value as printed, None where it is no number."""
     if value is None or isinstance(value, str):
         return None
-    number = f"{value[0] if isinstance(value, tuple | list) else value:{form}}".replace(",", "")
+    number = in_form(value[0] if isinstance(value, tuple | list) else value, form).replace(",", "")
     return float(number[:-1]) / 100 if number.endswith("%") else float(number)
 
 

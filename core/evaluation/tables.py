@@ -16,10 +16,10 @@ from .worlds import World, find_worlds
 BASELINES = ("textual-inversion", "custom-diffusion", "oft", "fine-tuning", "lora")
 RATIOS = tuple(i / 6 for i in range(7))  # w_d over w_d + w_c
 MEASURES = (
-    Column("images", "images", None, ",d"), Column("fid", "FID", "low"), Column("kid", "KID", "low"), Column("density", "density", "high"),
-    Column("coverage", "coverage", "high"), Column("copied", "copied", "low", ".1%"), Column("ratio", "distance to training images", None),
-    Column("text_fid", "FID with text", "low"), Column("alignment", "alignment", "high"), Column("clip_score", "CLIP score", "high"),
-    Column("discrepancy", "canny discrepancy", "low"), Column("spatial_fid", "FID with edges", "low"),
+    Column("images", "images", None, ",d"), Column("fid", "FID", "low"), Column("kid", "KID", "low", "#.3g"),  # 0.003 by Inception, tens by the judge
+    Column("density", "density", "high"), Column("coverage", "coverage", "high"), Column("copied", "copied", "low", ".1%"),
+    Column("ratio", "distance to training images", None), Column("text_fid", "FID with text", "low"), Column("alignment", "alignment", "high"),
+    Column("clip_score", "CLIP score", "high"), Column("discrepancy", "canny discrepancy", "low"), Column("spatial_fid", "FID with edges", "low"),
 )
 HELD_OUT = {"method": "Held-out pictures", "parameters": "–", "unranked": True}
 LEGEND = (
