@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from core.domains import find_domain
 from core.errors import UserError
-from core.evaluation import features, study, tables
+from core.evaluation import features, kiln, study, tables
 from core.evaluation.cells import Cell, Cells
 from core.evaluation.report import Column, Grid, Models, Report, Section, Table
 from core.evaluation.worlds import shipped
@@ -70,8 +71,7 @@ def table3d(
     The whole takes hours a domain on two cores: of each seed 49 objects from text, and after those 35 lifted pictures. What is done is reported after
     each, a stopped run goes on where it was, and `accelerate launch` shares the work. Raises UserError.
     """
-    if find_preset(preset).judge is None:
-        raise UserError(f"the 3D table needs a judge and a world of known objects, and '{preset}' has none: give --preset kiln")
+    check_measurable(preset, () if fine_tuned else domains)
     state, device = find_process(device)
     common = OmegaConf.to_container(OmegaConf.merge(TURNTABLE, QUICK if quick else {}, dict(overrides or {})))
     out, count, seeds = Path(out), 2 if quick else CLASSES, range(seeds or (1 if quick else SEEDS))
@@ -95,6 +95,15 @@ def table3d(
         for _, batch in groupby(wanted[name], each.batch):  # the next begins when all processes are through: some go on from our first fields
             cells.make_all([wanted[name][key] for key in batch], write)
     return write() if state.is_main_process else out / "table3d" / "report.html"
+
+
+def check_measurable(preset: str, domains: Sequence[str]) -> None:
+    """Raises UserError for a preset without a judge and for domains that nothing is rendered of: no prior can be fine-tuned for these here."""
+    if find_preset(preset).judge is None:
+        raise UserError(f"the 3D table needs a judge and a world of known objects, and '{preset}' has none: give --preset kiln")
+    for name in domains:
+        kiln.check_world(name, "the 3D table")
+        find_domain(name)
 
 
 def fine_tune(preset: str, domain: str, out: Path, counts: study.Counts, device: torch.device, quiet: bool) -> Path:

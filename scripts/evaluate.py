@@ -71,6 +71,10 @@ def main() -> None:
         from core.progress import hide_loading_bars
 
         hide_loading_bars()
+    if "table3d" in args.measure:
+        from ingen3d.evaluation import check_measurable
+
+        check_measurable(args.preset, args.domain)  # before another table takes hours
     figures = [name for name in args.measure if name in MEASURES]
     if figures:
         print_figures(figures, args)

@@ -12,6 +12,7 @@ from scipy.ndimage import binary_dilation
 from scipy.spatial import cKDTree
 from torch import nn
 
+from core.errors import UserError
 from core.evaluation import features
 from core.evaluation.kiln import views_tensor
 from core.kiln import data, renderer
@@ -30,7 +31,7 @@ from ingen3d.pots import consistency, methods
 from ingen3d.render import OccupancyGrid
 from ingen3d.settings import load_settings
 from tests.test_fire import made_up_views
-from tests.test_text_to_3d import SMALL, FakeModels, disc
+from tests.test_text_to_3d import SMALL, FakeModels, disc, evaluate
 
 CUP = held_out("cup", 2)[1]
 
@@ -315,3 +316,25 @@ def test_the_table_has_all_methods_counts_what_comes_to_nothing_and_is_made_once
     assert [title for title in titles if lift[title]["chamfer"] == "–"] == [*titles[:2], "ours without painting"] and len(lift["ours"]["chamfer"]) == 3
     table.made.clear()
     assert table.make() == report and not table.made and json.loads(report.with_suffix(".json").read_text()) == record
+
+
+@pytest.mark.parametrize("given, said", [
+    (("--preset", "sd15"), "the 3D table needs a judge"), (("--domain", "base"), "unknown domain 'base'"),
+    (("--domain", "mine", "--data", "x", "--prompts", "y"), "'mine' is no world of the kiln, whose judge and renders the 3D table is measured by"),
+])
+def test_what_the_table_cannot_be_of_is_said_before_another_is_made(given, said, tmp_path, monkeypatch):
+    monkeypatch.setattr("core.evaluation.study.Study", None)
+    with pytest.raises(UserError, match=said):
+        evaluate(monkeypatch, tmp_path, "table1", "table3d", *given)
+
+
+def test_a_domain_that_a_prior_was_fine_tuned_for_elsewhere_need_be_no_world(world, monkeypatch):
+    class Begun(Exception):
+        pass
+
+    def begin(preset, domain, *_):
+        raise Begun(domain)
+
+    monkeypatch.setattr(evaluation, "Pots", begin)
+    with pytest.raises(Begun, match="mine"):
+        evaluation.table3d(domains=["mine"], fine_tuned={"mine": world / "tuned"}, out=world / "out", device="cpu")

@@ -93,10 +93,10 @@ def prior_prompts(vocabulary: Mapping[str, Sequence[str]], count: int = 40) -> l
     return prompts
 
 
-def check_world(name: str) -> None:
-    """Raises UserError for a domain that cannot be measured by the kiln's judge and renders."""
+def check_world(name: str, what: str = "this") -> None:
+    """Raises UserError for a domain that cannot be measured by the kiln's judge and renders. what: is to be measured so."""
     if name not in WORLDS:
-        raise UserError(f"'{name}' is no world of the kiln, whose judge and renders this is measured by: it is for {', '.join(WORLDS)}")
+        raise UserError(f"'{name}' is no world of the kiln, whose judge and renders {what} is measured by: it is for {', '.join(WORLDS)}")
 
 
 def domain_classes(domain: str, vocabulary: Mapping[str, Sequence[str]]) -> list[str]:
