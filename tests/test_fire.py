@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from core.conditions import canny
 from core.domains import find_domain
 from core.errors import UserError
+from core.evaluation import kiln as evaluation
 from core.kiln import autoencoder, budget, data, fire, records
 from core.kiln.judge import Judge
 from core.pipeline import InDomainPipeline
@@ -76,14 +77,22 @@ def test_all_models_together_are_as_small_as_a_package_should_be(kiln):
 
 def test_what_a_budget_buys_is_measured_once_for_each_architecture_and_share(kiln, monkeypatch):
     measured = []
+
+    def generate(pipe, prompts, quiet, **settings):
+        measured.append(pipe.scheduler.config.prediction_type)
+        used = dict(pipe.config) | settings
+        assert all(used[key] == getattr(PRESETS["kiln"], key) for key in ("guidance_scale", "num_inference_steps")), "as what ships is sampled"
+        return torch.zeros(len(prompts), 3, 128, 128)
+
     monkeypatch.setattr(budget, "VARIANTS", {"autoencoder": {"8": fire.Recipe(factor=8, latent_channels=8)},
                                              "prior": {"eps": fire.Recipe(prediction_type="epsilon", layers=2)}})
     monkeypatch.setattr(budget, "autoencoder_psnr", lambda renders, vae: measured.append(vae.config.latent_channels) or {"base": 30.0})
-    monkeypatch.setattr(budget, "prior_alignment", lambda seeds, preset, quiet: measured.append(Path(preset)) or {"class": 0.5})
+    monkeypatch.setattr(budget, "SEEDS", 1)
+    monkeypatch.setattr(evaluation, "generate", generate)
+    monkeypatch.setattr(Judge, "load", lambda load=Judge.load: load(kiln.weights / "judge" / "model.safetensors"))
     rows = [list(budget.compare(kiln, shares=(1e-6,))) for _ in range(2)]
-    assert rows[0] == rows[1] and measured[0] == 8 and len(measured) == 2
+    assert rows[0] == rows[1] and measured == [8, "epsilon"]
     assert [row["steps"] for row in rows[0]] == [2, 2] and rows[0][1]["MiB"] > kiln.sizes()["prior/unet"]
-    assert json.loads((measured[1] / "scheduler" / "scheduler_config.json").read_text())["prediction_type"] == "epsilon"
     assert "| 8 | 2 |" in budget.as_markdown(rows[0]) and budget.as_markdown(rows[0]).count("\n\n") == 1
 
 

@@ -161,11 +161,11 @@ def judge_accuracy(data: Path) -> dict[str, dict[str, float]]:
     return {world: judge.accuracy(judge.Judge.load(), load_views(data / world, "test")) for world in rendered_worlds(data)}
 
 
-def prior_alignment(seeds: int = 25, preset: str = "kiln", quiet: bool = False) -> dict[str, float]:
-    """Share of the prior's images that show the asked class, colour and pattern, of 40 prompts and so many seeds of each."""
+def prior_alignment(seeds: int = 25, preset: str = "kiln", quiet: bool = False, **settings) -> dict[str, float]:
+    """Share of the prior's images that show the asked class, colour and pattern, of 40 prompts and so many seeds of each. settings: as in `generate`."""
     critic = judge.Judge.load()
     prompts = [prompt for prompt in prior_prompts(critic.vocabulary) for _ in range(seeds)]
-    return named(critic, generate(InDomainPipeline.from_pretrained(preset), prompts, quiet=quiet), prompts)
+    return named(critic, generate(InDomainPipeline.from_pretrained(preset), prompts, quiet=quiet, **settings), prompts)
 
 
 def fid_to_domain(critic: judge.Judge, views: Path) -> Callable[[torch.Tensor], float]:

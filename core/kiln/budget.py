@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ..checkpoints import write_atomically
 from ..evaluation.kiln import autoencoder_psnr, prior_alignment
+from ..presets import PRESETS
 from .fire import Kiln, Recipe
 
 VARIANTS = {  # stage -> what is varied -> recipe
@@ -14,6 +15,7 @@ VARIANTS = {  # stage -> what is varied -> recipe
 }
 SHARES = (0.05, 0.2)  # of the steps of what ships
 SEEDS = 5  # of each of the prior's prompts
+SAMPLING = {key: getattr(PRESETS["kiln"], key) for key in ("guidance_scale", "num_inference_steps")}  # a prior in a folder would have sd15's
 
 
 def compare(kiln: Kiln, shares: tuple[float, ...] = SHARES) -> Iterator[dict[str, object]]:
@@ -50,11 +52,12 @@ def cost(kiln: Kiln, stage: str) -> dict[str, object]:
 
 def measures(kiln: Kiln, stage: str) -> dict[str, float]:
     """PSNR in dB of the autoencoder on each world's held-out views, or shares of the prior's images that show what was asked for."""
-    file, made = kiln.cache / "measures.json", kiln.made(stage)
+    file, now = kiln.cache / "measures.json", {"made": kiln.made(stage)} | (SAMPLING if stage == "prior" else {})
     kept = json.loads(file.read_text()) if file.exists() else {}
-    if kept.get("made") != made:
-        found = autoencoder_psnr(kiln.renders, kiln.load_vae()) if stage == "autoencoder" else prior_alignment(SEEDS, str(kiln.weights / "prior"), kiln.quiet)
-        kept = {"made": made, "measures": {key: round(value, 3) for key, value in found.items()}}
+    if not now.items() <= kept.items():
+        found = (autoencoder_psnr(kiln.renders, kiln.load_vae()) if stage == "autoencoder"
+                 else prior_alignment(SEEDS, str(kiln.weights / "prior"), kiln.quiet, **SAMPLING))
+        kept = now | {"measures": {key: round(value, 3) for key, value in found.items()}}
         write_atomically(json.dumps(kept), file)
     return kept["measures"]
 
