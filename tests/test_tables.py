@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -337,6 +338,15 @@ def test_worlds_of_folders_hold_pictures_out_and_say_what_is_missing(pictures, t
                         ((["clay"], pictures, None, tmp_path / "no.txt"), "no.txt")):
         with pytest.raises(UserError, match=said):
             worlds.find_worlds(sd15, *given, tmp_path / "data")
+
+
+def test_pictures_are_laid_out_anew_where_their_folder_has_moved(pictures, tmp_path):
+    (prompts := tmp_path / "prompts.txt").write_text("a vase\na bowl\n")
+    data = shutil.copytree(pictures, tmp_path / "first")
+    find = lambda data: worlds.find_worlds(find_preset("sd15"), ["clay"], data, None, prompts, tmp_path / "work")[0]
+    before, after = find(data), find(data.rename(tmp_path / "second"))
+    assert before == after and len(list((tmp_path / "work").iterdir())) == 1
+    assert {file.resolve() for folder in (after.train, after.held_out) for file in folder.iterdir()} == set((tmp_path / "second").iterdir())
 
 
 def test_attribute_prompts_ask_for_the_domains_own_things_first_and_for_colours_where_they_vary():

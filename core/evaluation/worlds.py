@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from ..checkpoints import replaced_whole
 from ..domains import read_domain
 from ..errors import UserError
 from ..presets import WEIGHTS, Preset
@@ -112,17 +112,15 @@ def in_folders(name: str, data: Path, held_out: Path | None, prompts: tuple[str,
             raise UserError(f"{held_out} has fewer than 2 pictures: hold out more, such as a twentieth of them all")
         return World(name, data, held_out, key, prompts, negative_prompt)
     folder = work / f"{name}-{key[:8]}"
-    if not folder.exists():
+    if not folder.exists() or any(not link.exists() for link in folder.rglob("*")):  # the pictures have moved
         files = sorted(Path(path) for path, _ in files_in(data))  # by name, the same on every disk
         if len(files) < 2 * HELD_OUT_EVERY or any(not path.is_file() for path in files):
             raise UserError(f"{data} has {len(files)} files, too few to hold every {HELD_OUT_EVERY}th out, or tar files: give --held-out FOLDER")
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        for i, path in enumerate(files):
-            link = partial / ("train" if i % HELD_OUT_EVERY else "held-out") / f"{i:06d}{path.suffix}"
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path.resolve())
-        partial.rename(folder)
+        with replaced_whole(folder) as new:
+            for i, path in enumerate(files):
+                link = new / ("train" if i % HELD_OUT_EVERY else "held-out") / f"{i:06d}{path.suffix}"
+                link.parent.mkdir(exist_ok=True)
+                link.symlink_to(path.resolve())
     return World(name, folder / "train", folder / "held-out", key, prompts, negative_prompt)
 
 
