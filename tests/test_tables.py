@@ -332,6 +332,8 @@ def test_worlds_of_folders_hold_pictures_out_and_say_what_is_missing(pictures, t
     (tmp_path / "one" / "a.png").symlink_to(next(pictures.iterdir()))
     with pytest.raises(UserError, match="'clay' is no world of the kiln's: give its pictures with --data"):
         worlds.find_worlds(find_preset("kiln"), ["clay"], None, None, prompts, tmp_path / "data")
+    with pytest.raises(UserError, match="--held-out has no effect without --data: leave it out"):
+        worlds.find_worlds(find_preset("kiln"), ["clay"], None, pictures, prompts, tmp_path / "data")
     for given, said in ((([], None, None, prompts), "--data FOLDER"), (([], pictures, None, prompts), "one --domain"),
                         ((["clay"], pictures, None, None), "--prompts FILE"), ((["clay"], tmp_path / "no", None, prompts), "no such folder"),
                         ((["clay"], world.held_out, None, prompts), "--held-out"), ((["clay"], pictures, tmp_path / "one", prompts), "fewer than 2"),

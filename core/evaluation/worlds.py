@@ -42,6 +42,8 @@ def find_worlds(preset: Preset, domains: Sequence[str], data: str | Path | None,
     Raises UserError.
     """
     asked = read_prompts(prompts) if prompts else None
+    if data is None and held_out:
+        raise UserError("--held-out has no effect without --data: leave it out, or give --data FOLDER")
     if data is None and preset.judge is None:
         raise UserError(f"no pictures are at hand of any domain over '{preset.name}': give --domain NAME and --data FOLDER")
     if data is None:
