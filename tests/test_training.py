@@ -577,6 +577,36 @@ def test_settings_are_written_whole_where_they_change_alone_and_broken_ones_are_
         open_work(tmp_path, {"seed": 0}, resume=True)
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_what_is_left_of_a_run_without_its_settings_starts_anew(resume, tmp_path):
+    for name in ("checkpoint.pt", "latents.f32", "latents.7.partial", "text_feature.safetensors", "sample-000250.png", "letter.txt"):
+        (tmp_path / name).touch()
+    open_work(tmp_path, {"seed": 0}, resume)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["letter.txt", "settings.json"], "what no run has left stays"
+
+
+@pytest.mark.parametrize("killed_at", range(3))
+def test_starting_anew_that_was_killed_never_goes_on_under_other_settings(killed_at, tmp_path, monkeypatch):
+    open_work(tmp_path, {"seed": 0}, resume=True)
+    for name in ("checkpoint.pt", "latents.f32"):
+        (tmp_path / name).touch()
+    unlinked, unlink = [], Path.unlink
+
+    def killed(file, *args, **kwargs):
+        if len(unlinked) == killed_at:
+            raise SystemError
+        unlinked.append(file)
+        unlink(file, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemError):
+        patch.setattr(Path, "unlink", killed)
+        open_work(tmp_path, {"seed": 1}, resume=False)
+    with pytest.raises(UserError, match="seed 0, not 1"):
+        open_work(tmp_path, {"seed": 1}, resume=True)
+    open_work(tmp_path, {"seed": 1}, resume=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["settings.json"]
+
+
 def test_going_on_over_other_weights_of_the_same_prior_is_refused(tiny_sd, pictures, tmp_path):
     prior = shutil.copytree(tiny_sd, tmp_path / "prior")
     train_domain("clay", pictures, prior, tmp_path / "clay", **SHORT)

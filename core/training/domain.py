@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta, timezone
@@ -30,6 +29,8 @@ from .text_feature import initial_features, optimise_text_feature
 
 logger = logging.getLogger(__name__)
 FEATURE_STEPS = 100  # of the text feature, before the UNet's
+LEFT = ("checkpoint.pt", "latents.f32", "text_feature.safetensors", "fid.safetensors", "*.partial", "loss.csv", "fid.csv", "sample-*.png",
+        "tensorboard/*", "settings.json")  # what a run leaves in its work folder
 
 
 def train_domain(
@@ -167,15 +168,19 @@ def find_process(device: torch.device | str | None) -> tuple[PartialState, torch
 
 
 def open_work(work: Path, settings: dict, resume: bool) -> None:
-    """Begin, or go on in, a work folder; going on with other settings would mix two runs, and is a UserError."""
+    """Begin, or go on in, a work folder; going on with other settings would mix two runs, and is a UserError.
+
+    What is left of a run without its settings goes too. What no run leaves stays: a folder that was given may hold more.
+    """
     file = work / "settings.json"
-    if not resume and file.exists():
-        shutil.rmtree(work)
+    if not resume or not file.exists():
+        for left in (path for pattern in LEFT for path in work.glob(pattern)):  # settings last: killed amid this, nothing goes on under others
+            left.unlink()
     work.mkdir(parents=True, exist_ok=True)
     try:
         begun = json.loads(file.read_text()) if file.exists() else {}
     except ValueError as error:
-        raise UserError(f"{file} is broken ({error}): delete it to go on with the settings as given, or give --no-resume to start anew") from error
+        raise UserError(f"{file} is broken ({error}): delete it to start anew") from error
     known = {"lr_scheduler": "constant"} | begun if begun else {}  # as it was before it could be another
     for key, value in settings.items():
         if key in known and known[key] != value:  # what it does not say yet cannot differ
