@@ -5,6 +5,7 @@ import inspect
 import json
 import logging
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -489,6 +490,23 @@ def test_every_picture_and_its_mirror_image_are_encoded_once(tiny_sd, pictures, 
     assert torch.allclose(latents[1::2], pipe.encode_images(images.flip(-1)), atol=1e-5)
     monkeypatch.setattr(domain_module, "encode", None)
     train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT | {"steps": 7})
+
+
+def test_partial_latents_of_killed_processes_are_removed_and_those_of_others_kept(tiny_sd, pictures, tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    here, shared = platform.node(), tmp_path / "latents"
+    train = lambda out: train_domain("clay", pictures, tiny_sd, tmp_path / out, latents=shared, **SHORT | {"steps": 1})
+    train("one")
+    (file,) = shared.iterdir()
+    file.unlink()
+    dead, alive, elsewhere, others = (shared / name for name in (
+        f"{file.stem}.{process.pid}@{here}.partial", f"{file.stem}.{os.getppid()}@{here}.partial", f"{file.stem}.{process.pid}@not-{here}.partial",
+        f"0.{process.pid}@{here}.partial"))
+    for partial in (dead, alive, elsewhere, others):
+        partial.touch()
+    train("two")
+    assert set(shared.iterdir()) == {file, alive, elsewhere, others}
 
 
 def test_tensorboard_gets_every_loss(tiny_sd, pictures, tmp_path):

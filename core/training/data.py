@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import platform
 import re
 import tarfile
 from collections.abc import Iterator
@@ -161,7 +162,8 @@ def find_file(pipe: InDomainPipeline, pictures: Pictures, work: Path, shared: st
 def encode(pipe: InDomainPipeline, pictures: Pictures, file: Path, at_once: int, quiet: bool) -> None:
     """Write latents of every picture, each followed by its mirror image's, as bare fp32 numbers: all of them need not fit into memory."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.partial")  # of several trainings that share the file each may be the first
+    remove_abandoned(file)
+    partial = file.with_suffix(f".{os.getpid()}@{platform.node()}.partial")  # of several trainings that share the file each may be the first
     try:
         with open(partial, "wb") as stream:
             for x in pictures.batches(at_once, quiet):
@@ -172,6 +174,17 @@ def encode(pipe: InDomainPipeline, pictures: Pictures, file: Path, at_once: int,
         raise KeyboardInterrupt("stopped while pictures were encoded: the same command starts that over") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_abandoned(file: Path) -> None:
+    """Remove what processes that were killed while they encoded into `file` have left: as much as all latents are, each."""
+    for partial in file.parent.glob(f"{file.stem}.*@{platform.node()}.partial"):  # another machine's may be alive, which cannot be known here
+        try:
+            os.kill(int(partial.name.split("@")[0].rpartition(".")[2]), 0)  # sends nothing
+        except ProcessLookupError:
+            partial.unlink(missing_ok=True)
+        except PermissionError:  # it is there, and another user's
+            continue
 
 
 def load_latents(file: Path, channels: int, size: int) -> torch.Tensor:
