@@ -26,8 +26,8 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
-def run_cli(main: Callable[[], None]) -> None:
-    """Run a command line: user errors, full memory, a full or read-only disk and Ctrl-C each end in one clear line."""
+def run_cli(main: Callable[[], None], less_memory: str = "compute less at once, or use another device") -> None:
+    """Run a command line: user errors, full memory, a full or read-only disk and Ctrl-C each end in one clear line. less_memory: what takes less of it."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("httpx", "httpx2", "huggingface_hub", "diffusers", "transformers", "trimesh"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -44,7 +44,7 @@ def run_cli(main: Callable[[], None]) -> None:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        sys.exit(_say("error: out of memory: compute less at once, or use another device", EXIT_USER))
+        sys.exit(_say(f"error: out of memory: {less_memory}", EXIT_USER))
     except (OSError, SafetensorError) as error:
         code = getattr(error, "errno", None)
         if code == errno.ENOSPC or "No space left" in str(error):  # safetensors has words only

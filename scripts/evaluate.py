@@ -151,4 +151,4 @@ def make_table(name: str, args: argparse.Namespace) -> Path:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, "give a smaller --batch-size if it was training, or use another device")

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from core.errors import run_cli
 from core.progress import hide_loading_bars
 from core.training.baselines import train_baseline
-from core.training.fit import PRECISIONS
+from core.training.fit import LESS_MEMORY, PRECISIONS
 from core.training.methods import METHODS
 
 
@@ -50,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, LESS_MEMORY)

@@ -15,7 +15,7 @@ from core.domains import find_domain
 from core.errors import run_cli
 from core.progress import hide_loading_bars
 from core.training.domain import train_domain
-from core.training.fit import LR_SCHEDULERS, PRECISIONS
+from core.training.fit import LESS_MEMORY, LR_SCHEDULERS, PRECISIONS
 
 
 def main() -> None:
@@ -63,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, LESS_MEMORY)

@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import platform
+import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -630,18 +632,25 @@ def test_going_on_over_other_weights_of_the_same_prior_is_refused(tiny_sd, pictu
     train_domain("clay", pictures, prior, tmp_path / "clay", **SHORT)
     file = prior / "unet" / "diffusion_pytorch_model.safetensors"
     save_file({k: v + (k == "conv_in.bias") for k, v in load_file(file).items()}, file)
-    with pytest.raises(UserError, match="prior_weights.*--no-resume"):
+    with pytest.raises(UserError, match="prior_weights.*delete that folder to start anew"):
         train_domain("clay", pictures, prior, tmp_path / "clay", **SHORT)
 
 
-@pytest.mark.parametrize("stage", ["encode", "optimise_text_feature", "denoising_gradients", "save_samples"])
-def test_full_memory_says_what_needs_less(stage, tiny_sd, pictures, tmp_path, monkeypatch):
+@pytest.mark.parametrize("script, calls, given, said", [
+    ("train_domain", "core.training.domain.train_domain", "--domain clay --data x", "--accumulation.*--gradient-checkpointing.*--batch-size and --no-resume"),
+    ("train_baseline", "core.training.baselines.train_baseline", "--method lora --domain clay --data x", "--accumulation.*--batch-size and --no-resume"),
+    ("evaluate", "core.evaluation.study.Study", "table1", "a smaller --batch-size if it was training, or use another device$"),
+    ("fire_kiln", "core.kiln.fire.Kiln", "prior", "compute less at once, or use another device$"),
+])
+def test_full_memory_says_what_needs_less_by_options_that_are_there(script, calls, given, said, monkeypatch, capsys):
     def full(*_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
-    monkeypatch.setattr(domain_module, stage, full)
-    with pytest.raises(UserError, match="out of memory: .*--accumulation.*--gradient-checkpointing.*--batch-size"):
-        train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
+    monkeypatch.setattr(calls, full)
+    monkeypatch.setattr(sys, "argv", [script, *given.split()])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "scripts" / f"{script}.py"), run_name="__main__")
+    assert re.search(f"out of memory: .*{said}", capsys.readouterr().err.strip())
 
 
 def test_ctrl_c_before_the_training_loop_says_how_to_go_on_and_what_starts_over(tiny_sd, pictures, tmp_path, monkeypatch):
@@ -669,7 +678,7 @@ def test_going_on_tells_of_pictures_encoded_earlier_and_whether_they_have_change
 
     assert "earlier" not in train()
     again = train()
-    assert "using 5 pictures encoded earlier; --no-resume reads them anew" in again and "changed" not in again
+    assert f"using 5 pictures encoded earlier; delete {tmp_path / 'clay.work'} to read them anew" in again and "changed" not in again
     (data / "0.png").unlink()
     again = train()
     assert "using 5 pictures" in again and f"{data} has changed" in again

@@ -20,7 +20,7 @@ from ..pipeline import InDomainPipeline
 from ..presets import BASELINE, find_preset, wanted
 from .checks import check_numbers, check_target, load_prior
 from .data import Pictures, find_file
-from .domain import describe, find_latents, find_process, memory_advice, open_work
+from .domain import describe, find_latents, find_process, open_work
 from .fit import denoising_gradients, find_precision, fit
 from .methods import Baseline, domain_words, find_method
 
@@ -104,18 +104,17 @@ def train_baseline(
             "parameters": sum(p.numel() for p in baseline.parameters()), "images_seen": step * batch_size,
             "training": training | {"steps": step} | came})
 
-    with memory_advice():
-        with state.main_process_first():  # the others find them in their file
-            z = find_latents(pipe, pictures, file, min(batch_size // parts, 16), quiet)
-        with kept_in(work):
-            gradients = partial(denoising_gradients, baseline, scheduler, z, batch_size, accumulation, autocast, scaler, seed, snr_gamma=snr_gamma)
-            history = fit(baseline, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds,
-                          lambda _, step: save(kept[step], step), kept, scaler, quiet=quiet, name=method)
-            if state.is_main_process:
-                save(out, len(history), **describe(history, None))
-                for step, folder in kept.items():
-                    if not folder.exists():
-                        logger.warning("%s was not kept: the run had gone beyond step %d; --no-resume starts it anew", folder, step)
+    with state.main_process_first():  # the others find them in their file
+        z = find_latents(pipe, pictures, file, min(batch_size // parts, 16), quiet)
+    with kept_in(work):
+        gradients = partial(denoising_gradients, baseline, scheduler, z, batch_size, accumulation, autocast, scaler, seed, snr_gamma=snr_gamma)
+        history = fit(baseline, gradients, work, steps, learning_rate, ema_decay, checkpoint_seconds,
+                      lambda _, step: save(kept[step], step), kept, scaler, quiet=quiet, name=method)
+        if state.is_main_process:
+            save(out, len(history), **describe(history, None))
+            for step, folder in kept.items():
+                if not folder.exists():
+                    logger.warning("%s was not kept: the run had gone beyond step %d; delete %s to start anew", folder, step, work)
     state.wait_for_everyone()
     return out
 

@@ -15,7 +15,7 @@ from diffusers import DDPMScheduler
 from ..checkpoints import cached, fingerprint, write_atomically
 from ..devices import find_device, suit_attention
 from ..domains import Domain, public_name, save_domain, unet_fingerprint, user_domains
-from ..errors import UserError, check_seed, is_out_of_memory
+from ..errors import UserError, check_seed
 from ..images import contact_sheet, to_pil
 from ..interrupts import kept_in
 from ..null_text import NullTextUNet
@@ -125,7 +125,7 @@ def train_domain(
         open_work(work, settings, resume)
     state.wait_for_everyone()
 
-    with tensorboard_log(work / "tensorboard", tensorboard and state.is_main_process) as log, memory_advice():
+    with tensorboard_log(work / "tensorboard", tensorboard and state.is_main_process) as log:
         with state.main_process_first():  # the others find them in their file
             z = find_latents(pipe, pictures, file, at_once, quiet)
         with kept_in(work):
@@ -184,7 +184,7 @@ def open_work(work: Path, settings: dict, resume: bool) -> None:
     known = {"lr_scheduler": "constant"} | begun if begun else {}  # as it was before it could be another
     for key, value in settings.items():
         if key in known and known[key] != value:  # what it does not say yet cannot differ
-            raise UserError(f"the run in {work} has {key} {known[key]}, not {value}: give the same, or --no-resume to start anew")
+            raise UserError(f"the run in {work} has {key} {known[key]}, not {value}: give the same, or delete that folder to start anew")
     if begun != settings:
         write_atomically(json.dumps(settings, indent=2), file)
 
@@ -196,8 +196,8 @@ def find_latents(pipe: InDomainPipeline, pictures: Pictures, file: Path, at_once
         encode(pipe, pictures, file, at_once, quiet)
     latents = load_latents(file, pipe.unet.config.in_channels, pipe.unet.config.sample_size)
     if found and PartialState().is_main_process:
-        anew = "--no-resume reads" if file.name == "latents.f32" else f"delete {file} to read"  # others may share that one
-        logger.info("using %d pictures encoded earlier; %s them anew", len(latents) // 2, anew)
+        whole = file.parent if file.name == "latents.f32" else file  # of a run, or what several runs share
+        logger.info("using %d pictures encoded earlier; delete %s to read them anew", len(latents) // 2, whole)
         if pictures.changed_since(file):
             logger.warning("%s has changed since they were encoded", pictures.source)
     return latents
@@ -217,18 +217,6 @@ def describe(history: list[float], best: KeepBest | None) -> dict:
     came = {"steps": len(history), "loss": sum(history[-50:]) / len(history[-50:]), "processes": PartialState().num_processes,
             "date": datetime.now(timezone.utc).date().isoformat()}
     return came | (dict(zip(("fid_step", "fid"), best.best)) if best and best.scores else {})
-
-
-@contextmanager
-def memory_advice() -> Iterator[None]:
-    """Have full memory say what needs less of it. Raises UserError."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError("out of memory: give more --accumulation, or --gradient-checkpointing, and the run goes on; "
-                        "or a smaller --batch-size and --no-resume") from error
 
 
 @contextmanager
