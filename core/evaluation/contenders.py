@@ -52,7 +52,8 @@ class Customised(Contender):
     def sampler(self, prior: InDomainPipeline, preset: str) -> Sampler:
         """Classifier-free guidance as the checkpoint's users have it, with eps_0 its own, or the prior's (`rectify`, Sec. 4.5).
 
-        Weights and interval are what our own method takes in all: w_d without a text, w0 with one or with a control.
+        Weights and interval are the preset's: w_d without a text, w0 with one or with a control. Over the kiln ours has the preset's w_d and w_c then,
+        which add up to more; where they add up to w0 is a point of its curve over w_d : w_c.
         """
         model, config = load(self.folder, device=prior.device, vae=prior.vae), prior.config
 
