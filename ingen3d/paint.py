@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from core.images import to_pil
 
 from .cameras import Cameras, orbit
+from .field import TriPlaneField
 from .render import OccupancyGrid, render
 from .settings import Settings
 
@@ -41,6 +42,8 @@ class PaintedField(nn.Module):
     Its densities are those of `field`, its colours too until `add` is called.
     """
 
+    normal = TriPlaneField.normal  # by differences of anyone's densities
+
     def __init__(self, field: nn.Module, grid: OccupancyGrid):
         super().__init__()
         self.field, self.grid, self.unit, self.views = field, grid, field.unit, []
@@ -50,9 +53,6 @@ class PaintedField(nn.Module):
 
     def density(self, x: torch.Tensor, planes: torch.Tensor | None = None) -> torch.Tensor:
         return self.field.density(x, planes)
-
-    def normal(self, x: torch.Tensor, planes: torch.Tensor | None = None) -> torch.Tensor:
-        return self.field.normal(x, planes)
 
     def forward(self, x: torch.Tensor, planes: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """As a field's: density (N,) and colour (N, 3) at points x (N, 3)."""
@@ -100,25 +100,26 @@ def look_up(view: View, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def paint(field: nn.Module, grid: OccupancyGrid, reference, pipe, prompt: str, settings: Settings, seed: int, folder: Path, quiet: bool) -> PaintedField:
     """The field in the colours of pictures all around it, from the front to the back. The reference, where there is one, is the first.
 
-    They are FOLDER/000.png and so on, counter-clockwise seen from above. Those that are there are taken as they are; without a pipe all have to be.
+    They are FOLDER/000.png and so on, counter-clockwise seen from above. Those that are there are taken as they are; `pipe()`, an InDomainPipeline,
+    is called where one is missing.
     """
     painted, s, c = PaintedField(field, grid), settings.paint, settings.camera
     device = grid.density.device
     ring = orbit(s.pictures, c.reference_elevation_deg, c.reference_distance / field.unit, c.fovy_deg, c.reference_azimuth_deg, device)
     for i in tqdm(sorted(range(s.pictures), key=lambda i: min(i, s.pictures - i)), "paint", unit="picture", disable=quiet):
         file = folder / f"{i:03d}.png"
-        size = Image.open(file).width if file.exists() else pipe.resolution
+        size = Image.open(file).width if file.exists() else pipe().resolution
         seen, depth, quality, best = painted.survey(ring[i], size)
         if not file.exists():
             if i == 0 and reference is not None:
                 made = F.interpolate(reference.on_white() / 2 + 0.5, (size, size), mode="bilinear", antialias=True)[0]
             else:
                 edit = quality > best  # where no earlier picture shows the surface better
-                generator = torch.Generator().manual_seed(1000 * seed + i)
-                made = resample(pipe, prompt, settings, seen, edit, depth == 0, generator)
+                made = resample(pipe(), prompt, settings, seen, edit, depth == 0, torch.Generator().manual_seed(1000 * seed + i))
             partial = file.with_suffix(".partial")
             to_pil(made[None] * 2 - 1)[0].save(partial, "PNG")
             partial.replace(file)
+        # always from the file, so that a resumed run sees the very same pixels
         picture = torch.from_numpy(np.asarray(Image.open(file).convert("RGB"), np.float32) / 255)
         painted.add(ring[i], picture.permute(2, 0, 1).to(device), depth, quality)
     return painted

@@ -280,12 +280,11 @@ def paint_stage(run: RunFolder, models: Models, settings: Settings, reference, f
         run.forget("paint")
         return field, mark
     mark = fingerprint(stage="paint", upstream=mark, camera=asdict(settings.camera), settings=asdict(settings.paint))
-    if not run.finished("paint", mark):
-        partial = run.begin("paint", mark)
-        paint(field, grid, reference, models.pipe, prompt, settings, 2 * seed + 3, partial, quiet)
+    finished = run.finished("paint", mark)
+    folder = run.path / "paint" if finished else run.begin("paint", mark)
+    field = paint(field, grid, reference, lambda: models.pipe, prompt, settings, 2 * seed + 3, folder, quiet or finished)
+    if not finished:
         run.end("paint", mark, as_folder=True)
-    # always from the files, as with the image
-    field = paint(field, grid, reference, None, prompt, settings, seed, run.path / "paint", quiet=True)
     show_views(run, "paint", field, grid, settings, quiet, device, mark)
     return field, mark
 

@@ -20,7 +20,7 @@ GREY, RED, GREEN = (torch.tensor(colour) for colour in ((0.5, 0.5, 0.5), (1.0, 0
 
 
 class Balls(nn.Module):
-    """Solid balls, by centre (3,) and radius, in a colour of each point."""
+    """Solid balls, by centre (3,) and radius, in a colour of each point; it knows no normals, as threestudio's fields do not."""
 
     unit = 1.0
 
@@ -34,10 +34,6 @@ class Balls(nn.Module):
     def density(self, x, planes=None):
         inside = torch.stack([radius - (x - centre).norm(dim=-1) for centre, radius in self.balls]).amax(0)
         return 300 * torch.sigmoid(80 * inside)
-
-    def normal(self, x, planes=None):
-        nearest = torch.stack([(x - centre).norm(dim=-1) - radius for centre, radius in self.balls]).argmin(0)
-        return nn.functional.normalize(x - torch.stack([centre for centre, _ in self.balls])[nearest], dim=-1)
 
     def forward(self, x, planes=None):
         return self.density(x), self.colour(x)
@@ -133,7 +129,7 @@ class Sampler:
 def paint_ball(folder, pipe, **settings):
     field = Balls(BALL)
     reference = SimpleNamespace(on_white=lambda: flat(RED, 32)[None] * 2 - 1)
-    return paint(field, grid_of(field), reference, pipe, "a ball", load_settings("kiln", {"paint": {"pictures": 4} | settings}), 7, folder, True)
+    return paint(field, grid_of(field), reference, lambda: pipe, "a ball", load_settings("kiln", {"paint": {"pictures": 4} | settings}), 7, folder, True)
 
 
 def test_pictures_are_made_from_the_front_to_the_back_and_keep_what_earlier_ones_show_better(tmp_path):

@@ -365,11 +365,13 @@ def test_the_engine_ends_with_a_run_folder_like_the_native_ones(threestudio, kil
         return OmegaConf.merge(stage_config(stage, *args), OmegaConf.from_dotlist(views + ENGINE_SMALL))
 
     monkeypatch.setattr(threestudio_engine, "stage_config", small)
-    settings = {"mesh": {"resolution": 32, "threshold": 1.0, "texture_size": 64}, "turntable": {"views": 2, "frames": 2, "size": 32, "samples": 32}}
+    settings = {"paint": {"pictures": 2}, "mesh": {"resolution": 32, "threshold": 1.0, "texture_size": 64},
+                "turntable": {"views": 2, "frames": 2, "size": 32, "samples": 32}}
     make = lambda: text_to_3d("a vase", image=reference, steps=2, device="cpu", out=tmp_path / "out", overrides=settings, engine="threestudio",
                               threestudio_root=root)  # fmt: skip
     run = make()
-    for file in ("image.png", "init/views.png", "refine/views.png", "mesh.glb", "mesh.obj", "mesh.ply", "turntable.mp4", "run.json"):
+    for file in ("image.png", "init/views.png", "refine/views.png", "paint/001.png", "paint/views.png", "mesh.glb", "mesh.obj",
+                 "mesh.ply", "turntable.mp4", "run.json"):  # fmt: skip
         assert (run.folder / file).is_file(), file
     first, second = (torch.load(run.folder / stage / "threestudio" / "ckpts" / "last.ckpt", weights_only=True)["state_dict"] for stage in ("init", "refine"))
     moved = (first["geometry.density_network.layers.0.weight"] - second["geometry.density_network.layers.0.weight"]).abs().max()
