@@ -96,7 +96,7 @@ class Kiln:
             logger.info("%s is finished", stage)
             return
         if stage != "data" and not record.is_of(now):
-            for folder in [stage, "decoder"] if stage == "autoencoder" else [stage]:
+            for folder in (stage, *{"autoencoder": ["decoder"], "clip": ["tokenizer"]}.get(stage, [])):
                 shutil.rmtree(self.cache / folder, ignore_errors=True)  # before the record says otherwise: killed in between, it starts anew again
         record.begin(now)
         fire = partial(self.domain, stage) if stage in DOMAINS else getattr(self, stage)
@@ -179,7 +179,7 @@ class Kiln:
     def tokenizer(self) -> CLIPTokenizer:
         """Learned of the captions once and kept: another time words of equal counts may get other numbers."""
         folder, made_from = self.cache / "tokenizer", identity(self.renders / "base")
-        mark = folder.with_suffix(".txt")
+        mark = folder / "made_from.txt"
         if has_changed(mark, made_from):
             clip.new_tokenizer([r["caption"] for r in load_records(self.renders / "base")]).save_pretrained(folder)
             write_atomically(made_from, mark)
