@@ -86,7 +86,7 @@ def test_what_stands_before_something_else_keeps_its_colour_to_itself():
     """A small ball in front of a large one: its shadow in the picture is not painted onto the large one, and no edge mixes the two."""
     field = Balls(((-0.3, 0.0, 0.0), 0.5), ((0.7, 0.0, 0.0), 0.15))
     camera = camera_at(0)
-    near = render(field, grid_of(field), camera, 128, 128, 128, normals=True).depth[0] < 2.5
+    near = PaintedField(field, grid_of(field)).survey(camera, 128)[1] < 2.5
     painted = painted_from(field, (camera, torch.where(near, RED.view(3, 1, 1), GREEN.view(3, 1, 1))))
     colour = painted(torch.tensor([[0.85, 0.0, 0.0], [0.2, 0.0, 0.0], [0.1, 0.0, 0.3]]))[1]
     assert torch.allclose(colour, torch.stack([RED, GREY, GREEN]), atol=0.02)
