@@ -279,7 +279,8 @@ def paint_stage(run: RunFolder, models: Models, settings: Settings, reference, f
     if not settings.paint.pictures:
         run.forget("paint")
         return field, mark
-    mark = fingerprint(stage="paint", upstream=mark, camera=asdict(settings.camera), settings=asdict(settings.paint))
+    sampling = dict(settings=asdict(settings.paint), num_inference_steps=settings.image.num_inference_steps)
+    mark = fingerprint(stage="paint", upstream=mark, camera=asdict(settings.camera), **sampling)
     finished = run.finished("paint", mark)
     folder = run.path / "paint" if finished else run.begin("paint", mark)
     field = paint(field, grid, reference, lambda: models.pipe, prompt, settings, 2 * seed + 3, folder, quiet or finished)

@@ -106,8 +106,8 @@ class Pots:
         return imitations[seed % len(imitations)] if method.models == "prior" else glazes.with_article(name)
 
     def overrides(self, method: Method, lifts: bool) -> dict:
-        """A lifted picture keeps its framing: the renderer's camera is the reference's."""
-        given = (self.common, method.overrides, {"image": {"fill": None}} if lifts else {})
+        """A lifted picture keeps its framing: the renderer's camera is the reference's. Only its shape is measured, which painting leaves as it is."""
+        given = (self.common, method.overrides, {"image": {"fill": None}, "paint": {"pictures": 0}} if lifts else {})
         return OmegaConf.to_container(OmegaConf.merge(*(dict(each) for each in given)))
 
     def cell(self, task: str, key: str, name: str, seed: int) -> Cell:

@@ -148,13 +148,14 @@ def test_a_runs_kid_is_told_with_that_of_true_objects_of_its_class(kiln_weights,
     pytest.importorskip("torchmetrics")
     made_up_views(tmp_path / "data" / "porcelain", "porcelain")
     views = kiln.views_tensor(data.load_views(tmp_path / "data" / "porcelain", "test"))  # of objects 0 and 20, two of each
-    (tmp_path / "run.json").write_text(json.dumps({"stages": {"image": {}, "init": {}, "init/views": {}, "refine": {}, "refine/views": {}, "mesh": {}}}))
-    for stage in ("init", "refine"):
+    (tmp_path / "run.json").write_text(json.dumps({"stages": {"image": {}, "init": {}, "init/views": {}, "refine": {}, "refine/views": {}, "paint": {},
+                                                                   "paint/views": {}, "mesh": {}}}))
+    for stage in ("init", "refine", "paint"):
         (tmp_path / stage / "views").mkdir(parents=True)
         for i, image in enumerate(to_pil(views[:2])):
             image.save(tmp_path / stage / "views" / f"{i}.png")
     for name, known in ((data.class_of("porcelain", 0), True), ("chair", False)):
         monkeypatch.setattr(judge, "read", lambda critic, views, name=name: {"class": [name] * len(views)})
         found = kiln.run_quality(tmp_path, tmp_path / "data")
-        assert found["refine_classes"] == [name, name]
-        assert found["true_kid"] == (pytest.approx(found["refine_kid"], rel=0.05) if known else None), "the run shows that very object"
+        assert found["paint_classes"] == [name, name] and "refine_kid" in found
+        assert found["true_kid"] == (pytest.approx(found["paint_kid"], rel=0.05) if known else None), "the run shows that very object"

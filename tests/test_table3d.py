@@ -198,6 +198,15 @@ def test_all_methods_have_the_same_number_of_steps():
         assert own.refine.csd == (method.models == "domain"), "DreamFusion's is SDS, whatever ours is"
 
 
+def test_ours_alone_is_painted_with_the_terms_that_are_left_and_no_lifted_picture_is(world):
+    these = pots.Pots("kiln", "porcelain", {}, world / "runs", world / "tuned", torch.device("cpu"), True)
+    paint = {key: load_settings("kiln", these.overrides(method, False)).paint for key, method in these.methods.items()}
+    assert {key for key, s in paint.items() if s.pictures} == {"ours", "no-rectification", "no-domain", "no-text"}
+    assert [(key, s.domain_scale, s.control_scale) for key, s in paint.items() if {s.domain_scale, s.control_scale} != {None}] == [
+        ("no-domain", 0.0, None), ("no-text", None, 0.0)]
+    assert not any(load_settings("kiln", these.overrides(method, True)).paint.pictures for method in these.methods.values())
+
+
 def test_guidance_alone_is_over_the_rules_own_eps_0(pipes, tmp_path, monkeypatch):
     given, sds = {}, stages.sds
     for csd in (True, False):
@@ -287,7 +296,7 @@ def table(world, monkeypatch):
             Image.new("RGB", (16, 16), (40 * len(made) % 255, 60 * i, 99)).save(folder / "refine" / "views" / f"{i}.png")
         for kind in ("glb", "ply"):
             trimesh.creation.icosphere(1).export(folder / f"mesh.{kind}")
-        (folder / "run.json").write_text(json.dumps({"stages": {"refine/views": {"seconds": 2.0}}}))
+        (folder / "run.json").write_text(json.dumps({"stages": {"init/views": {"seconds": 1.0}, "refine/views": {"seconds": 2.0}}}))
         if "striped" in prompt:
             raise NoObject("no mesh: the field is empty")
         return SimpleNamespace(folder=folder)

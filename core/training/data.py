@@ -11,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+import psutil
 import torch
 from PIL import Image
 from tqdm import tqdm
@@ -179,12 +180,8 @@ def encode(pipe: InDomainPipeline, pictures: Pictures, file: Path, at_once: int,
 def remove_abandoned(file: Path) -> None:
     """Remove what processes that were killed while they encoded into `file` have left: as much as all latents are, each."""
     for partial in file.parent.glob(f"{file.stem}.*@{platform.node()}.partial"):  # another machine's may be alive, which cannot be known here
-        try:
-            os.kill(int(partial.name.split("@")[0].rpartition(".")[2]), 0)  # sends nothing
-        except ProcessLookupError:
+        if not psutil.pid_exists(int(partial.name.split("@")[0].rpartition(".")[2])):
             partial.unlink(missing_ok=True)
-        except PermissionError:  # it is there, and another user's
-            continue
 
 
 def load_latents(file: Path, channels: int, size: int) -> torch.Tensor:
