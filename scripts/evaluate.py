@@ -25,7 +25,8 @@ from core.errors import UserError, run_cli
 
 MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "toon", "zero123", "domain", "control", "costs", "run")
 TABLES = ("table1", "rectification", "table3d")
-IN_2D = dict.fromkeys(("data", "held_out", "prompts", "negative_prompt", "steps"), TABLES[:2]) | {"controlnet": TABLES[:1]}  # option -> what takes it
+IN_2D = dict.fromkeys(("data", "held_out", "prompts", "negative_prompt", "steps"), TABLES[:2])  # option -> what takes it
+OF_ONE = {"controlnet": ("table1",), "customised": ("rectification",)}
 OF_SOME = {"folder": ("run",), "seeds": ("prior", "toon", "table3d"), "domain": ("domain", "control", "costs", *TABLES),
            "images": ("zero123", "domain", "control", "costs", "table1")}
 
@@ -54,6 +55,8 @@ def main() -> None:
     table_option("--prompts", help="a text file of what to ask for, one a line, such as 'a vase'; needed with --data")
     table_option("--negative-prompt", help="what all the pictures show, such as 'a head': every trained method gets it beside a text (default: the kiln's own)")
     table_option("--controlnet", help="one that reads edges, by its folder or Hub id (default: the preset's)")
+    table_option("--customised", action="append", default=[], help="for `rectification`: a checkpoint that others customised, by its folder, .safetensors "
+                 "file or Hub id, in place of those trained here; several may be given")
     table_option("--train-steps", type=int, help="of each method's training (default: 2750 by --scale)")
     table_option("--batch-size", type=int, help="of each method's training (default: 16)")
     table_option("--steps", type=int, help="of the sampler (default: the preset's)")
@@ -64,7 +67,7 @@ def main() -> None:
             raise UserError(f"--{name} is {value}: give {least} or more")
     if not 0 < args.scale < math.inf:
         raise UserError(f"--scale is {args.scale:g}: give a number above 0, such as 0.1 for a tenth of training and images")
-    for name, takers in (dict.fromkeys(of_tables, TABLES) | IN_2D | OF_SOME).items():
+    for name, takers in (dict.fromkeys(of_tables, TABLES) | IN_2D | OF_ONE | OF_SOME).items():
         if getattr(args, name) != parser.get_default(name) and not set(takers) & set(args.measure):
             raise UserError(f"--{name.replace('_', '-')} has no effect on {', '.join(args.measure)}: leave it out, or ask for {' or '.join(takers)}")
     if args.quiet:
@@ -146,8 +149,10 @@ def make_table(name: str, args: argparse.Namespace) -> Path:
         common = dict(out=args.out, device=args.device, quiet=args.quiet, command=command)
         return table3d(preset=args.preset, domains=args.domain, quick=args.quick, seeds=args.seeds, counts=counts, **common)
     found = study.Study(args.preset, counts, args.out, args.controlnet, device=args.device, quiet=args.quiet)
-    worlds = tables.find_study_worlds(found, args.domain, args.data, args.held_out, args.prompts, args.negative_prompt)
-    return getattr(tables, name)(found, worlds, command)
+    of_rectification = name == "rectification"
+    domains = tables.rectifiable(found.preset) if of_rectification and not (args.domain or args.data or args.customised) else args.domain
+    worlds = tables.find_study_worlds(found, domains, args.data, args.held_out, args.prompts, args.negative_prompt)
+    return tables.rectification(found, worlds, command, args.customised) if of_rectification else tables.table1(found, worlds, command)
 
 
 if __name__ == "__main__":

@@ -158,6 +158,29 @@ def test_what_is_there_is_not_computed_again_and_rectification_takes_it_over(mad
     assert any(row["fid own"] != row["fid prior"] for row in rows)
 
 
+def test_a_checkpoint_of_others_is_rectified_in_place_of_those_trained_here(made, tiny, monkeypatch):
+    found, its_worlds = tiny
+    found = replace_study(found)
+    found.out = found.out.parent / "others"
+    monkeypatch.setattr(study, "train", lambda *_, **__: pytest.fail("a training"))
+    checkpoint = str(next(tiny[0].out.glob("models/*/fine-tuning")))
+    page = tables.rectification(found, its_worlds, customised=[checkpoint])
+    (row,) = blocks(json.loads((page.parent / "report.json").read_text()), "table")["Without and with rectification"]["rows"]
+    assert row["method"] == checkpoint and row["fid own"] != row["fid prior"]
+
+
+def test_over_the_kiln_its_customised_prior_is_rectified_in_its_own_style(tiny, monkeypatch):
+    assert tables.rectifiable(find_preset("kiln")) == ["animal", "face", "porcelain", "toon"]
+    found, (world,) = replace_study(tiny[0]), tiny[1]
+    found.preset = replace(found.preset, name="kiln")
+    asked = []
+    monkeypatch.setattr(study.Study, "checkpoint", lambda self, name: replace(self.prior_contender(world), name=name))
+    monkeypatch.setattr(study.Study, "train", lambda self, world, methods: asked.append(world.name) or {})
+    monkeypatch.setattr(study.Study, "measure", lambda self, world, contenders, write: asked.append([one.name for one, *_ in contenders]))
+    tables.rectification(found, [world, replace(world, name="toon")])
+    assert asked == ["clay", [], ["kiln-toon", "kiln-toon rectified"]]
+
+
 def replace_study(found, **counts):
     """The same study anew, with other counts."""
     return study.Study(found.preset.name, replace(TINY, **counts), found.out, str(found.out / "controlnet"), device="cpu", quiet=True,

@@ -178,6 +178,7 @@ def evaluate(monkeypatch, data, *given):
     (("prior", "fold", "--scale", 0.1), "--scale has no effect on prior, fold"), (("table3d", "--held-out", "x"), "--held-out has no effect on table3d"),
     (("fold", "--folder", "x"), "--folder has no effect on fold: leave it out, or ask for run"), (("domain", "--seeds", 5), "--seeds has no effect on domain"),
     (("rectification", "--images", 9), "--images has no effect on rectification"), (("table3d", "--steps", 9), "--steps has no effect on table3d"),
+    (("table1", "--customised", "x"), "--customised has no effect on table1: .*ask for rectification"),
     (("rectification", "--controlnet", "x"), "--controlnet has no effect on rectification: .*ask for table1"), (("table1", "--steps", 0), "--steps is 0"),
     (("prior", "--domain", "face"), "--domain has no effect on prior"), (("autoencoder", "--images", 9), "--images has no effect on autoencoder"),
 ])

@@ -155,6 +155,11 @@ class Study:
         """The prior as it is, asked for the domain by its name."""
         return Customised("prior", self.preset.name, self.prior_weights, 0, 0, f"a photo of {world.name}", "a photo of {prompt}")
 
+    def checkpoint(self, name: str) -> Customised:
+        """One that others customised, by a preset's name, its folder or Hub id, as it is. Raises UserError."""
+        model = load(name, device=self.device, vae=self.prior.vae)
+        return Customised(name, name, fingerprint(model.unet, model.text_encoder), 0, 0, "", "a photo of {prompt}")
+
     def reference(self, world: World) -> Cell:
         """Features of the training pictures and of those held out."""
 
