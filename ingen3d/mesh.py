@@ -3,6 +3,7 @@
 import itertools
 from pathlib import Path
 
+import igl
 import mcubes
 import numpy as np
 import torch
@@ -61,7 +62,9 @@ def extract(field, resolution: int = 128, threshold: float = 10.0, faces: int = 
     mesh = trimesh.Trimesh(2 * RADIUS * vertices / (resolution - 1) - RADIUS, triangles, process=True)
     mesh = largest_component(mesh)
     if len(mesh.faces) > faces:
-        mesh = largest_component(mesh.simplify_quadric_decimation(face_count=faces))
+        # libigl keeps a closed mesh closed: where others collapse a neck into one edge, that has four faces
+        vertices, triangles, *_ = igl.qslim(np.asfortranarray(mesh.vertices), np.asfortranarray(mesh.faces, np.int32), faces)
+        mesh = trimesh.Trimesh(vertices, triangles)
     if mesh.volume < 0:
         mesh.invert()
     return mesh

@@ -54,6 +54,18 @@ def test_a_speck_that_smoothing_takes_away_is_one_clear_line():
         extract(Speck(), resolution=32)
 
 
+def test_a_mesh_of_few_faces_keeps_every_neck_and_tunnel():
+    class Coral(Egg):
+        noise = torch.randn(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+
+        def density(self, x, planes=None):
+            return 20 * nn.functional.grid_sample(self.noise, x[None, None, None], align_corners=True)[0, 0, 0, 0].mul(4).exp()
+
+    fine, coarse = (extract(Coral(), resolution=48, threshold=20.0, faces=faces) for faces in (10**6, 1500))
+    assert len(coarse.faces) <= 1500 < len(fine.faces) and coarse.is_watertight and coarse.body_count == 1
+    assert coarse.euler_number == fine.euler_number < -10  # twice the number of tunnels
+
+
 def test_surface_is_where_the_field_has_it():
     mesh = extract(Egg(), resolution=64, threshold=20.0)
     q = np.linalg.norm((mesh.vertices - CENTRE.numpy()) / RADII.numpy(), axis=1)
