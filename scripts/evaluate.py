@@ -25,7 +25,8 @@ from core.errors import UserError, run_cli
 
 MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "toon", "zero123", "domain", "control", "costs", "run")
 TABLES = ("table1", "rectification", "table3d")
-IN_2D = dict.fromkeys(("data", "held_out", "prompts", "negative_prompt", "steps"), TABLES[:2])  # option -> what takes it
+IN_2D = dict.fromkeys(  # option -> what takes it
+    ("data", "held_out", "prompts", "negative_prompt", "steps", "accumulation", "gradient_checkpointing"), TABLES[:2])
 OF_ONE = {"controlnet": ("table1",), "customised": ("rectification",)}
 OF_SOME = {"folder": ("run",), "seeds": ("prior", "toon", "table3d"), "domain": ("domain", "control", "costs", *TABLES),
            "images": ("zero123", "domain", "control", "costs", "table1")}
@@ -59,6 +60,8 @@ def main() -> None:
                  "file or Hub id, in place of those trained here; several may be given")
     table_option("--train-steps", type=int, help="of each method's training (default: 2750 by --scale)")
     table_option("--batch-size", type=int, help="of each method's training (default: 16)")
+    table_option("--accumulation", type=int, default=1, help="compute a training's batch in so many parts, for less memory")
+    table_option("--gradient-checkpointing", action="store_true", help="less memory in training, more time")
     table_option("--steps", type=int, help="of the sampler (default: the preset's)")
     table_option("--device", help="cuda, mps or cpu; the best there is by default")
     args = parser.parse_args()
@@ -148,7 +151,8 @@ def make_table(name: str, args: argparse.Namespace) -> Path:
 
         common = dict(out=args.out, device=args.device, quiet=args.quiet, command=command)
         return table3d(preset=args.preset, domains=args.domain, quick=args.quick, seeds=args.seeds, counts=counts, **common)
-    found = study.Study(args.preset, counts, args.out, args.controlnet, device=args.device, quiet=args.quiet)
+    less_memory = {"accumulation": args.accumulation, "gradient_checkpointing": args.gradient_checkpointing}
+    found = study.Study(args.preset, counts, args.out, args.controlnet, device=args.device, quiet=args.quiet, less_memory=less_memory)
     of_rectification = name == "rectification"
     domains = tables.rectifiable(found.preset) if of_rectification and not (args.domain or args.data or args.customised) else args.domain
     worlds = tables.find_study_worlds(found, domains, args.data, args.held_out, args.prompts, args.negative_prompt)
@@ -156,4 +160,4 @@ def make_table(name: str, args: argparse.Namespace) -> Path:
 
 
 if __name__ == "__main__":
-    run_cli(main, "give a smaller --batch-size if it was training, or use another device")
+    run_cli(main, "give more --accumulation, or a smaller --batch-size, if it was training, or use another device")

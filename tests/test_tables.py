@@ -91,6 +91,18 @@ def test_all_methods_have_seen_as_many_pictures_ours_with_those_of_its_text_feat
     assert (TINY.steps, TINY.curve) == (4, (0.5, 1.0))
 
 
+def test_less_memory_is_no_other_training(tiny, made, monkeypatch):
+    found, (world,) = tiny
+    asked = []
+    monkeypatch.setattr(study, "train", lambda method, name, data, folder, *_, **settings: asked.append((folder, settings)) or {})
+    found.train(world, ["lora"])
+    found = replace_study(found)
+    found.less_memory = {"accumulation": 2, "gradient_checkpointing": True}
+    found.train(world, ["lora"])
+    (folder, whole), (same, in_parts) = asked
+    assert folder == same and in_parts == whole | found.less_memory
+
+
 def test_a_model_trained_anew_is_described_anew(tiny, made, monkeypatch):
     found, (world,) = tiny
     described, describe = [], study.describe

@@ -639,7 +639,7 @@ def test_going_on_over_other_weights_of_the_same_prior_is_refused(tiny_sd, pictu
 @pytest.mark.parametrize("script, calls, given, said", [
     ("train_domain", "core.training.domain.train_domain", "--domain clay --data x", "--accumulation.*--gradient-checkpointing.*--batch-size and --no-resume"),
     ("train_baseline", "core.training.baselines.train_baseline", "--method lora --domain clay --data x", "--accumulation.*--batch-size and --no-resume"),
-    ("evaluate", "core.evaluation.study.Study", "table1", "a smaller --batch-size if it was training, or use another device$"),
+    ("evaluate", "core.evaluation.study.Study", "table1", "more --accumulation, or a smaller --batch-size, if it was training, or use another device$"),
     ("fire_kiln", "core.kiln.fire.Kiln", "prior", "compute less at once, or use another device$"),
 ])
 def test_full_memory_says_what_needs_less_by_options_that_are_there(script, calls, given, said, monkeypatch, capsys):

@@ -1,7 +1,7 @@
 """What the 2D tables share: contenders trained on one budget, their images in parts, and the figures of each task, all kept as cells."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import groupby
@@ -77,12 +77,15 @@ QUICK = Counts(steps=60, batch_size=8, images=60, per_prompt=3, edges=12, part=6
 
 
 class Study:
-    """The prior, what reads images, and the cells of one folder. extractor, reader: in place of the preset's. Raises UserError."""
+    """The prior, what reads images, and the cells of one folder. extractor, reader: in place of the preset's. Raises UserError.
+
+    less_memory: of the trainings, accumulation and gradient_checkpointing, which change their results by rounding only.
+    """
 
     def __init__(self, preset: str = "kiln", counts: Counts = Counts(), out: Path = Path("outputs/evaluation"), controlnet: str | None = None,
                  clip: str = CLIP, device: torch.device | str | None = None, quiet: bool = False, extractor: nn.Module | None = None,
-                 find_reader: Callable[[Sequence[str]], Callable] | None = None):
-        self.preset, self.out, self.quiet, self.clip = find_preset(preset), out, quiet, clip
+                 find_reader: Callable[[Sequence[str]], Callable] | None = None, less_memory: Mapping[str, int | bool] | None = None):
+        self.preset, self.out, self.quiet, self.clip, self.less_memory = find_preset(preset), out, quiet, clip, less_memory or {}
         _, self.device = find_process(device)
         self.prior = load(self.preset.name, device=self.device)
         self.prior.set_progress_bar_config(disable=True)
@@ -141,7 +144,7 @@ class Study:
         folder, result = self.out / "models" / f"{world.name}-{digest(budget)[:8]}", {}
         for method in methods:
             keep_at = sorted({max(1, round(c.steps * share)) for share in c.curve}) if method in ("fine-tuning", "ours") else []
-            folders = train(method, world.name, world.train, folder, c.steps, keep_at, **settings,
+            folders = train(method, world.name, world.train, folder, c.steps, keep_at, **settings, **self.less_memory,
                             preset=self.preset.name, device=self.device, quiet=self.quiet)
             cells = {step: Cell(f"{world.name} {method} model {step}", budget | {"step": step, "files": stamp(path)},
                                 lambda _, path=path: describe(method, path)) for step, path in sorted(folders.items())}
