@@ -62,6 +62,7 @@ def table3d(
     command: str = "python scripts/evaluate.py table3d",
     overrides: Mapping[str, Any] | None = None,
     fine_tuned: Mapping[str, Path] | None = None,
+    less_memory: Mapping[str, int | bool] | None = None,
 ) -> Path:
     """The report of OUT/table3d, report.html; its figures are cells in OUT/cells, its runs lie in OUT/runs, 13 MB each.
 
@@ -76,7 +77,8 @@ def table3d(
     common = OmegaConf.to_container(OmegaConf.merge(TURNTABLE, QUICK if quick else {}, dict(overrides or {})))
     out, count, seeds = Path(out), 2 if quick else CLASSES, range(seeds or (1 if quick else SEEDS))
     names, runs = list(domains) or shipped(preset), out / "runs" / ("quick" if quick else "full")
-    fine_tuned = fine_tuned or {name: fine_tune(preset, name, out, counts or (study.QUICK if quick else study.Counts()), device, quiet) for name in names}
+    fine_tuned = fine_tuned or {name: fine_tune(preset, name, out, counts or (study.QUICK if quick else study.Counts()), device, quiet, less_memory)
+                                for name in names}
     pots = {name: Pots(preset, name, common, runs, fine_tuned[name], device, quiet) for name in names}
     wanted = {name: each.cells(each.classes[:count], seeds) for name, each in pots.items()}
     true = {name: [each.rendered(c, s) for c in each.classes[:count] for s in seeds] if each.has_truth else [] for name, each in pots.items()}
@@ -106,9 +108,10 @@ def check_measurable(preset: str, domains: Sequence[str]) -> None:
         find_domain(name)
 
 
-def fine_tune(preset: str, domain: str, out: Path, counts: study.Counts, device: torch.device, quiet: bool) -> Path:
+def fine_tune(preset: str, domain: str, out: Path, counts: study.Counts, device: torch.device, quiet: bool,
+              less_memory: Mapping[str, int | bool] | None) -> Path:
     """The folder of Table 1's fine-tuned prior: from the pictures that the domain's model learns from, for as many steps."""
-    found = study.Study(preset, counts, out, device=device, quiet=quiet)
+    found = study.Study(preset, counts, out, device=device, quiet=quiet, less_memory=less_memory)
     (world,) = tables.find_study_worlds(found, [domain])
     trained = found.train(world, ["fine-tuning"])["fine-tuning"]
     return Path(tables.last(trained).folder)

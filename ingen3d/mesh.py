@@ -44,9 +44,10 @@ def fill_cavities(solid: np.ndarray) -> np.ndarray:
 
 
 def extract(field, resolution: int = 128, threshold: float = 10.0, faces: int = 10_000, quiet: bool = True) -> trimesh.Trimesh:
-    """A closed mesh of the field's largest component, at most `faces` triangles, normals outward, z up.
+    """A closed mesh of the field's largest component, of about `faces` triangles at most, normals outward, z up.
 
-    threshold: density of the surface, in 1 / world unit. Raises ValueError when the field is empty.
+    faces: what closed handles and tunnels need may be more. threshold: density of the surface, in 1 / world unit. Raises ValueError when the
+    field is empty.
     """
     volume = density_volume(field, resolution, quiet)
     solid = fill_cavities(volume > threshold)

@@ -5,7 +5,7 @@
     python scripts/evaluate.py table1 --quick               # minutes, for a look; without it hours, as in the paper
     python scripts/evaluate.py table1 rectification table3d
     accelerate launch scripts/evaluate.py table1 --preset sd15 --domain mine --data my/pictures --prompts texts.txt \\
-        --controlnet lllyasviel/control_v11p_sd15_canny --images 50000 --train-steps 20000 --batch-size 32
+        --controlnet lllyasviel/control_v11p_sd15_canny --images 50000 --train-steps 20000 --batch-size 32 --accumulation 4
 
 A table is a report in OUT/TABLE: report.html, which opens offline, report.md and report.json. It is written anew as figures come in; what was
 stopped goes on when the same command is given again.
@@ -22,14 +22,14 @@ from pathlib import Path
 from accelerate import PartialState
 
 from core.errors import UserError, run_cli
+from core.presets import find_preset
 
 MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "toon", "zero123", "domain", "control", "costs", "run")
 TABLES = ("table1", "rectification", "table3d")
-IN_2D = dict.fromkeys(  # option -> what takes it
-    ("data", "held_out", "prompts", "negative_prompt", "steps", "accumulation", "gradient_checkpointing"), TABLES[:2])
-OF_ONE = {"controlnet": ("table1",), "customised": ("rectification",)}
+IN_2D = dict.fromkeys(("data", "held_out", "prompts", "negative_prompt", "steps"), TABLES[:2])  # option -> what takes it
 OF_SOME = {"folder": ("run",), "seeds": ("prior", "toon", "table3d"), "domain": ("domain", "control", "costs", *TABLES),
-           "images": ("zero123", "domain", "control", "costs", "table1")}
+           "images": ("zero123", "domain", "control", "costs", "table1"), "controlnet": ("table1",), "customised": ("rectification",)}
+TRAINING = ("train_steps", "batch_size", "accumulation", "gradient_checkpointing")  # without effect on checkpoints of others
 
 
 def main() -> None:
@@ -56,8 +56,8 @@ def main() -> None:
     table_option("--prompts", help="a text file of what to ask for, one a line, such as 'a vase'; needed with --data")
     table_option("--negative-prompt", help="what all the pictures show, such as 'a head': every trained method gets it beside a text (default: the kiln's own)")
     table_option("--controlnet", help="one that reads edges, by its folder or Hub id (default: the preset's)")
-    table_option("--customised", action="append", default=[], help="for `rectification`: a checkpoint that others customised, by its folder, .safetensors "
-                 "file or Hub id, in place of those trained here; several may be given")
+    table_option("--customised", action="append", default=[], help="for `rectification`: a checkpoint that others customised, by preset, folder, "
+                 ".safetensors file or Hub id, in place of those trained here; several may be given")
     table_option("--train-steps", type=int, help="of each method's training (default: 2750 by --scale)")
     table_option("--batch-size", type=int, help="of each method's training (default: 16)")
     table_option("--accumulation", type=int, default=1, help="compute a training's batch in so many parts, for less memory")
@@ -70,7 +70,8 @@ def main() -> None:
             raise UserError(f"--{name} is {value}: give {least} or more")
     if not 0 < args.scale < math.inf:
         raise UserError(f"--scale is {args.scale:g}: give a number above 0, such as 0.1 for a tenth of training and images")
-    for name, takers in (dict.fromkeys(of_tables, TABLES) | IN_2D | OF_ONE | OF_SOME).items():
+    training = dict.fromkeys(TRAINING, ("table1", "table3d")) if args.customised else {}
+    for name, takers in (dict.fromkeys(of_tables, TABLES) | IN_2D | OF_SOME | training).items():
         if getattr(args, name) != parser.get_default(name) and not set(takers) & set(args.measure):
             raise UserError(f"--{name.replace('_', '-')} has no effect on {', '.join(args.measure)}: leave it out, or ask for {' or '.join(takers)}")
     if args.quiet:
@@ -81,6 +82,8 @@ def main() -> None:
         from ingen3d.evaluation import check_measurable
 
         check_measurable(args.preset, args.domain)  # before another table takes hours
+    for name in args.customised:
+        find_preset(name)  # likewise
     figures = [name for name in args.measure if name in MEASURES]
     if figures:
         print_figures(figures, args)
@@ -142,21 +145,24 @@ def make_table(name: str, args: argparse.Namespace) -> Path:
     command = f"python {shlex.join(sys.argv)}"
     from dataclasses import replace
 
-    from core.evaluation import study, tables
+    from core.evaluation import study, tables, worlds
 
     given = {"images": args.images, "steps": args.train_steps, "batch_size": args.batch_size, "inference_steps": args.steps}
     counts = replace((study.QUICK if args.quick else study.Counts()).scaled(args.scale), **{key: value for key, value in given.items() if value is not None})
+    less_memory = {"accumulation": args.accumulation, "gradient_checkpointing": args.gradient_checkpointing}
     if name == "table3d":
         from ingen3d.evaluation import table3d
 
-        common = dict(out=args.out, device=args.device, quiet=args.quiet, command=command)
+        common = dict(out=args.out, device=args.device, quiet=args.quiet, command=command, less_memory=less_memory)
         return table3d(preset=args.preset, domains=args.domain, quick=args.quick, seeds=args.seeds, counts=counts, **common)
-    less_memory = {"accumulation": args.accumulation, "gradient_checkpointing": args.gradient_checkpointing}
     found = study.Study(args.preset, counts, args.out, args.controlnet, device=args.device, quiet=args.quiet, less_memory=less_memory)
-    of_rectification = name == "rectification"
-    domains = tables.rectifiable(found.preset) if of_rectification and not (args.domain or args.data or args.customised) else args.domain
-    worlds = tables.find_study_worlds(found, domains, args.data, args.held_out, args.prompts, args.negative_prompt)
-    return tables.rectification(found, worlds, command, args.customised) if of_rectification else tables.table1(found, worlds, command)
+    domains = args.domain
+    if name == "rectification" and found.preset.judge and not (domains or args.data or args.customised):
+        domains = [*worlds.shipped(found.preset.name), *worlds.styles(found.preset.name)]
+    asked = tables.find_study_worlds(found, domains, args.data, args.held_out, args.prompts, args.negative_prompt)
+    if args.customised:
+        asked = [replace(world, checkpoints=tuple(args.customised)) for world in asked]
+    return getattr(tables, name)(found, asked, command)
 
 
 if __name__ == "__main__":

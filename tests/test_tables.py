@@ -29,6 +29,7 @@ from core.training.data import Pictures
 
 from .conftest import tiny_controlnet, tiny_pipeline
 from .test_fire import made_up_views
+from .test_text_to_3d import evaluate
 
 ROOT = Path(__file__).parent.parent
 TINY = study.Counts(steps=4, batch_size=4, images=6, per_prompt=2, edges=3, part=4, resamples=4, curve=(0.5, 1.0), curve_per_prompt=1, inference_steps=2)
@@ -96,11 +97,9 @@ def test_less_memory_is_no_other_training(tiny, made, monkeypatch):
     asked = []
     monkeypatch.setattr(study, "train", lambda method, name, data, folder, *_, **settings: asked.append((folder, settings)) or {})
     found.train(world, ["lora"])
-    found = replace_study(found)
-    found.less_memory = {"accumulation": 2, "gradient_checkpointing": True}
-    found.train(world, ["lora"])
+    replace_study(found, {"accumulation": 2, "gradient_checkpointing": True}).train(world, ["lora"])
     (folder, whole), (same, in_parts) = asked
-    assert folder == same and in_parts == whole | found.less_memory
+    assert folder == same and in_parts == whole | {"accumulation": 2, "gradient_checkpointing": True}
 
 
 def test_a_model_trained_anew_is_described_anew(tiny, made, monkeypatch):
@@ -170,33 +169,47 @@ def test_what_is_there_is_not_computed_again_and_rectification_takes_it_over(mad
     assert any(row["fid own"] != row["fid prior"] for row in rows)
 
 
-def test_a_checkpoint_of_others_is_rectified_in_place_of_those_trained_here(made, tiny, monkeypatch):
-    found, its_worlds = tiny
-    found = replace_study(found)
+def test_checkpoints_of_others_are_rectified_in_place_of_those_trained_here(made, tiny, monkeypatch):
+    found, (world,) = replace_study(tiny[0]), tiny[1]
     found.out = found.out.parent / "others"
     monkeypatch.setattr(study, "train", lambda *_, **__: pytest.fail("a training"))
-    checkpoint = str(next(tiny[0].out.glob("models/*/fine-tuning")))
-    page = tables.rectification(found, its_worlds, customised=[checkpoint])
-    (row,) = blocks(json.loads((page.parent / "report.json").read_text()), "table")["Without and with rectification"]["rows"]
-    assert row["method"] == checkpoint and row["fid own"] != row["fid prior"]
+    ours, theirs = str(next(tiny[0].out.glob("models/*/fine-tuning"))), str(found.preset.prior)
+    page = tables.rectification(found, [replace(world, checkpoints=(ours, theirs), negative_prompt="mud")])
+    first, second = blocks(json.loads((page.parent / "report.json").read_text()), "table")["Without and with rectification"]["rows"]
+    assert (first["method"], second["method"]) == (ours, theirs)
+    assert first["fid own"] != first["fid prior"] and second["fid own"] == second["fid prior"]  # its eps_0 is the prior's
+    spoken = [found.checkpoint(replace(world, negative_prompt="mud"), name) for name in (ours, theirs)]
+    assert [(one.phrase, one.negative_prompt) for one in spoken] == [("a photo of {prompt}, clay", "mud"), ("a photo of {prompt}", "mud")]
 
 
-def test_over_the_kiln_its_customised_prior_is_rectified_in_its_own_style(tiny, monkeypatch):
-    assert tables.rectifiable(find_preset("kiln")) == ["animal", "face", "porcelain", "toon"]
-    found, (world,) = replace_study(tiny[0]), tiny[1]
-    found.preset = replace(found.preset, name="kiln")
+def test_what_the_command_line_has_rectified_and_how(pictures, tmp_path, monkeypatch):
+    """All that ships over the kiln, its customised prior in its own style; or what was given, in a user's."""
+    for name in ("animal", "face", "porcelain", "toon"):
+        made_up_views(tmp_path / "data" / name, name)
+    (tmp_path / "prompts.txt").write_text("a vase\na bowl\n")
     asked = []
-    monkeypatch.setattr(study.Study, "checkpoint", lambda self, name: replace(self.prior_contender(world), name=name))
-    monkeypatch.setattr(study.Study, "train", lambda self, world, methods: asked.append(world.name) or {})
-    monkeypatch.setattr(study.Study, "measure", lambda self, world, contenders, write: asked.append([one.name for one, *_ in contenders]))
-    tables.rectification(found, [world, replace(world, name="toon")])
-    assert asked == ["clay", [], ["kiln-toon", "kiln-toon rectified"]]
+    monkeypatch.setattr(study.Study, "reader", lambda self, prompts: None)
+    monkeypatch.setattr(tables, "rectification", lambda study, worlds, command: asked.append((study.less_memory, worlds)) or command)
+
+    def rectified(*given):
+        evaluate(monkeypatch, tmp_path, "rectification", "--out", tmp_path / "out", "--device", "cpu", "--quiet", *given)
+        return [(world.name, world.checkpoints) for world in asked[-1][1]]
+
+    mine = ("--domain", "toon", "--data", pictures, "--prompts", tmp_path / "prompts.txt")
+    assert rectified() == [("animal", ()), ("face", ()), ("porcelain", ()), ("toon", ("kiln-toon",))]
+    assert rectified("--domain", "porcelain", "--accumulation", 4) == [("porcelain", ())]
+    assert [less_memory["accumulation"] for less_memory, _ in asked] == [1, 4]
+    assert rectified(*mine) == [("toon", ())] and rectified(*mine, "--customised", "kiln-toon") == [("toon", ("kiln-toon",))]
+    with pytest.raises(UserError, match="unknown preset 'kiln-tone': did you mean 'kiln-toon'"):
+        rectified("--customised", "kiln-tone")
+    with pytest.raises(UserError, match="--batch-size has no effect on rectification: .*ask for table1"):
+        rectified("--customised", "kiln-toon", "--batch-size", 4)
 
 
-def replace_study(found, **counts):
+def replace_study(found, less_memory=None, **counts):
     """The same study anew, with other counts."""
     return study.Study(found.preset.name, replace(TINY, **counts), found.out, str(found.out / "controlnet"), device="cpu", quiet=True,
-                       extractor=Mean(), find_reader=redness)
+                       extractor=Mean(), find_reader=redness, less_memory=less_memory)
 
 
 def test_a_study_of_another_scale_trains_and_samples_in_proportion():

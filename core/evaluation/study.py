@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..images import contact_sheet, to_pil
 from ..kiln.controlnet import as_picture, edge_maps
 from ..kiln.loop import digest
-from ..presets import find_preset
+from ..presets import BASELINE, find_preset
 from ..sample import load
 from ..training.data import Pictures
 from ..training.domain import find_process
@@ -158,10 +158,14 @@ class Study:
         """The prior as it is, asked for the domain by its name."""
         return Customised("prior", self.preset.name, self.prior_weights, 0, 0, f"a photo of {world.name}", "a photo of {prompt}")
 
-    def checkpoint(self, name: str) -> Customised:
-        """One that others customised, by a preset's name, its folder or Hub id, as it is. Raises UserError."""
-        model = load(name, device=self.device, vae=self.prior.vae)
-        return Customised(name, name, fingerprint(model.unet, model.text_encoder), 0, 0, "", "a photo of {prompt}")
+    def checkpoint(self, world: World, name: str) -> Customised:
+        """One that others customised, by a preset's name, its folder or Hub id; asked in the words of its record, or else plainly. Raises UserError."""
+        if (Path(name) / BASELINE).is_file():
+            said = describe(name, Path(name))
+        else:
+            model = load(name, device=self.device, vae=self.prior.vae)
+            said = {"weights": fingerprint(model.unet, model.text_encoder), "parameters": 0, "prompt": "", "phrase": "a photo of {prompt}"}
+        return Customised(name, name, steps=0, negative_prompt=world.negative_prompt, **said)
 
     def reference(self, world: World) -> Cell:
         """Features of the training pictures and of those held out."""

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 from accelerate import PartialState
 
-from ..presets import PRESETS, Preset
 from .contenders import TITLES, Contender
 from .features import win_rates
 from .report import Column, Curves, Grid, Report, Section, Table, Value
 from .study import Study
-from .worlds import World, find_worlds, shipped
+from .worlds import World, find_worlds
 
 BASELINES = ("textual-inversion", "custom-diffusion", "oft", "fine-tuning", "lora")
 RATIOS = tuple(i / 6 for i in range(7))  # w_d over w_d + w_c
@@ -193,16 +192,10 @@ def strips_of(study: Study, world: World, contenders: Mapping[str, Contender], t
     return {title: study.cells.folder(cell) / "strip.png" for title, cell in cells.items() if study.cells.read(cell) is not None}
 
 
-def rectifiable(preset: Preset) -> list[str]:
-    """The domains that ship over a preset, then the styles of the customised checkpoints that do, such as kiln-toon's."""
-    return [*shipped(preset.name), *(name.removeprefix(f"{preset.name}-") for name in PRESETS if name.startswith(f"{preset.name}-"))]
-
-
-def rectification(study: Study, worlds: Sequence[World], command: str = "", customised: Sequence[str] = ()) -> Path:
+def rectification(study: Study, worlds: Sequence[World], command: str = "") -> Path:
     """Each customised model with the eps_0 that it predicts itself, and with the prior's (Sec. 4.5, Fig. 12). Returns the HTML file. Raises UserError.
 
-    Fig. 12a: the checkpoints trained on a world's pictures. 12b: those of others, `customised` by name, folder or Hub id, in their place; a
-    style whose checkpoint ships over the preset has that.
+    Fig. 12a: checkpoints trained on a world's pictures; 12b: in their place, those of others that it has.
     """
     pairs: dict[World, dict[str, tuple[Contender, Contender]]] = {}
 
@@ -211,8 +204,8 @@ def rectification(study: Study, worlds: Sequence[World], command: str = "", cust
         return write_report(study, report_rectification(study, pairs, command), "rectification", asked)
 
     for world in worlds:
-        given = customised or [name for name in PRESETS if name == f"{study.preset.name}-{world.name}"]
-        models = {name: study.checkpoint(name) for name in given} or {method: last(steps) for method, steps in study.train(world, BASELINES).items()}
+        models = {name: study.checkpoint(world, name) for name in world.checkpoints}
+        models = models or {method: last(steps) for method, steps in study.train(world, BASELINES).items()}
         pairs[world] = {name: (one, replace(one, name=f"{one.name} rectified", rectify=True)) for name, one in models.items()}
         study.measure(world, [(one, "text", None) for pair in pairs[world].values() for one in pair], write)
     return study.out / "rectification" / "report.html"
@@ -233,5 +226,6 @@ def report_rectification(study: Study, pairs: Mapping[World, Mapping[str, tuple[
         columns = [Column("method", "Method")]
         for key, title, better, form in (("fid", "FID with text", "low", ".2f"), ("alignment", "Alignment", "high", ".3f")):
             columns += [Column(f"{key} own", "its own eps_0", better, form, title), Column(f"{key} prior", "the prior's eps_0", better, form, title)]
-        sections.append(Section(world.name, [Table("Without and with rectification", columns, rows, "FID of the images with a text. " + LEGEND), *blocks]))
+        table = Table("Without and with rectification", columns, rows, "FID of the images with a text. " + LEGEND)
+        sections.append(Section(world.name, [table, *blocks], "Checkpoints of others: nothing was trained here." if world.checkpoints else ""))
     return Report("Rectification of the unconditional guidance (Fig. 12)", command, study.settings(pairs), sections)

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..checkpoints import replaced_whole
 from ..domains import read_domain
 from ..errors import UserError
-from ..presets import WEIGHTS, Preset
+from ..presets import PRESETS, WEIGHTS, Preset
 from ..training.data import files_in
 
 HEADS = ("head wearing a hat", "smiling head", "head wearing glasses", "head with a beard", "surprised head", "smiling head wearing a hat",
@@ -23,6 +23,7 @@ class World:
     """train, held_out: folders of pictures. digest: what tells these from others. prompts: attributes, such as "a vase".
 
     negative_prompt: what all the pictures show, where they show one thing; every trained method has it in eps_0 beside a text.
+    checkpoints: others customised the prior to this style, by preset, folder or Hub id; `rectification` takes them in place of those trained here.
     """
 
     name: str
@@ -31,6 +32,7 @@ class World:
     digest: str
     prompts: tuple[str, ...]
     negative_prompt: str = ""
+    checkpoints: tuple[str, ...] = ()
 
 
 def find_worlds(preset: Preset, domains: Sequence[str], data: str | Path | None, held_out: str | Path | None, prompts: str | Path | None,
@@ -47,7 +49,7 @@ def find_worlds(preset: Preset, domains: Sequence[str], data: str | Path | None,
     if data is None and preset.judge is None:
         raise UserError(f"no pictures are at hand of any domain over '{preset.name}': give --domain NAME and --data FOLDER")
     if data is None:
-        return [rendered(name, asked, work, preset.judge, negative_prompt) for name in domains or shipped(preset.name)]
+        return [rendered(name, asked, work, preset, negative_prompt) for name in domains or shipped(preset.name)]
     if len(domains) != 1:
         raise UserError(f"--data is the pictures of one domain, and there are {len(domains)}: give one --domain")
     if asked is None:
@@ -72,8 +74,13 @@ def read_prompts(file: str | Path) -> tuple[str, ...]:
     return prompts
 
 
-def rendered(name: str, prompts: tuple[str, ...] | None, work: Path, judge: str, negative_prompt: str | None) -> World:
-    """A world of the kiln: its rendered views, as pictures on white, and what its judge can read."""
+def styles(preset: str) -> dict[str, str]:
+    """style -> the customised checkpoint that ships in it over a preset: "toon" -> "kiln-toon"."""
+    return {name.removeprefix(f"{preset}-"): name for name in PRESETS if name.startswith(f"{preset}-")}
+
+
+def rendered(name: str, prompts: tuple[str, ...] | None, work: Path, preset: Preset, negative_prompt: str | None) -> World:
+    """A world of the kiln: its rendered views, as pictures on white, and what the preset's judge can read."""
     from ..kiln.data import WORLDS, identity, load_views, write_pictures
     from ..kiln.fire import CACHE, DOMAIN
     from ..kiln.judge import Judge
@@ -86,9 +93,10 @@ def rendered(name: str, prompts: tuple[str, ...] | None, work: Path, judge: str,
     for views, split in ((train, "train"), (held_out, "held-out")):
         if not (folder / split).exists():
             write_pictures(views.images, folder / split)
-    prompts = prompts or attribute_prompts(train.records, Judge.load(Path(judge)).vocabulary)
+    prompts = prompts or attribute_prompts(train.records, Judge.load(Path(preset.judge)).vocabulary)
     own = DOMAIN.get(name, {}).get("negative_prompt", "")
-    return World(name, folder / "train", folder / "held-out", key, prompts, own if negative_prompt is None else negative_prompt)
+    checkpoints = tuple(checkpoint for style, checkpoint in styles(preset.name).items() if style == name)
+    return World(name, folder / "train", folder / "held-out", key, prompts, own if negative_prompt is None else negative_prompt, checkpoints)
 
 
 def attribute_prompts(records: list[dict], vocabulary: Mapping[str, Sequence[str]], count: int = 10) -> tuple[str, ...]:
