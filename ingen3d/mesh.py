@@ -64,8 +64,8 @@ def extract(field, resolution: int = 128, threshold: float = 10.0, faces: int = 
     mesh = largest_component(mesh)
     if len(mesh.faces) > faces:
         # libigl keeps a closed mesh closed: where others collapse a neck into one edge, that has four faces
-        vertices, triangles, *_ = igl.qslim(np.asfortranarray(mesh.vertices), np.asfortranarray(mesh.faces, np.int32), faces)
-        mesh = trimesh.Trimesh(vertices, triangles)
+        found = igl.qslim(np.asfortranarray(mesh.vertices), np.asfortranarray(mesh.faces), faces)
+        mesh = trimesh.Trimesh(*found[-4:-2])  # before 2.6 there is one more in front
     if mesh.volume < 0:
         mesh.invert()
     return mesh
