@@ -37,7 +37,8 @@ def main() -> None:
     parser.add_argument("measure", choices=[*MEASURES, *TABLES], nargs="+")
     parser.add_argument("--folder", type=Path, help="the run to judge, for `run`")
     parser.add_argument("--domain", action="append", default=[], help="for `domain`, `control` and `costs`, porcelain by default; for `domain` and "
-                        "tables several may be given, for tables all that ship by default; `run` takes the run's own")
+                        "tables several may be given, for tables all that ship by default, for `rectification` with the styles of checkpoints that do; "
+                        "`run` takes the run's own")
     parser.add_argument("--images", type=int, help="samples for FID (default: 2000; 1000 of each setting for `costs`), objects for `zero123` (200), "
                         "held-out pictures for `control` (200)")
     parser.add_argument("--seeds", type=int, help="of each of 40 prompts for `prior` and `toon` (default: 25), of each class for `table3d` (3)")

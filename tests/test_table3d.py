@@ -337,6 +337,18 @@ def test_what_the_table_cannot_be_of_is_said_before_another_is_made(given, said,
         evaluate(monkeypatch, tmp_path, "table1", "table3d", *given)
 
 
+def test_less_memory_reaches_the_training_of_the_fine_tuned_prior(tmp_path, monkeypatch):
+    class Begun(Exception):
+        pass
+
+    def begin(*_, less_memory, **__):
+        raise Begun(less_memory)
+
+    monkeypatch.setattr("core.evaluation.study.Study", begin)
+    with pytest.raises(Begun, match="'accumulation': 4, 'gradient_checkpointing': True"):
+        evaluate(monkeypatch, tmp_path, "table3d", "--domain", "porcelain", "--accumulation", 4, "--gradient-checkpointing", "--out", tmp_path / "out")
+
+
 def test_a_domain_that_a_prior_was_fine_tuned_for_elsewhere_need_be_no_world(world, monkeypatch):
     class Begun(Exception):
         pass

@@ -74,9 +74,9 @@ def read_prompts(file: str | Path) -> tuple[str, ...]:
     return prompts
 
 
-def styles(preset: str) -> dict[str, str]:
-    """style -> the customised checkpoint that ships in it over a preset: "toon" -> "kiln-toon"."""
-    return {name.removeprefix(f"{preset}-"): name for name in PRESETS if name.startswith(f"{preset}-")}
+def styles(preset: str) -> list[str]:
+    """Those that customised checkpoints ship in over a preset: "toon" for "kiln-toon" over "kiln"."""
+    return [name.removeprefix(f"{preset}-") for name in PRESETS if name.startswith(f"{preset}-")]
 
 
 def rendered(name: str, prompts: tuple[str, ...] | None, work: Path, preset: Preset, negative_prompt: str | None) -> World:
@@ -95,7 +95,7 @@ def rendered(name: str, prompts: tuple[str, ...] | None, work: Path, preset: Pre
             write_pictures(views.images, folder / split)
     prompts = prompts or attribute_prompts(train.records, Judge.load(Path(preset.judge)).vocabulary)
     own = DOMAIN.get(name, {}).get("negative_prompt", "")
-    checkpoints = tuple(checkpoint for style, checkpoint in styles(preset.name).items() if style == name)
+    checkpoints = (f"{preset.name}-{name}",) if name in styles(preset.name) else ()
     return World(name, folder / "train", folder / "held-out", key, prompts, own if negative_prompt is None else negative_prompt, checkpoints)
 
 
