@@ -4,8 +4,7 @@ import hashlib
 import importlib.metadata
 import logging
 import sys
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +14,23 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from core import InDomainPipeline
-from core.devices import default_dtype, find_device
-from core.domains import find_domain
+from core.devices import find_device
 from core.errors import UserError, check_seed
 from core.images import contact_sheet, load_image
-from core.presets import PRESETS, find_preset
+from core.presets import find_preset
 from core.results import slug
 
 from . import mesh as meshes
 from . import threestudio_engine
 from .field import TriPlaneField
 from .foreground import foreground
+from .models import Models
 from .paint import paint
 from .render import OccupancyGrid
-from .run_folder import RunFolder, choose_folder, fingerprint, models_fingerprint
+from .run_folder import RunFolder, choose_folder, fingerprint
 from .settings import CameraSettings, ImageSettings, Settings, load_settings, refuse_others
 from .stages import framed, initialise, read_reference, reference_metrics, refine, turntable
 from .threestudio_field import ThreestudioField, newest_trial
-from .zero123 import Zero123
 
 log = logging.getLogger(__name__)
 
@@ -48,45 +46,6 @@ class Run:
 
 class NoObject(UserError):
     """The models made nothing that can be lifted or meshed."""
-
-
-class Models:
-    """The preset's models, each loaded when a stage first needs it; in half precision off the CPU.
-
-    prior: another one in place of the preset's, of its latents and sizes, such as a fine-tuned one's folder.
-    """
-
-    def __init__(self, preset: str, domain: str | None, device, prior: str | Path | None = None):
-        self.name, self.domain, self.device = preset, domain, torch.device(device)
-        self.preset = find_preset(preset)
-        found = find_domain(domain)  # an unknown one is an error now, not after the first stage
-        if found and found.prior != self.preset.name and {found.prior, self.preset.name} <= PRESETS.keys():
-            wrong = f"domain '{found.name}' was trained on the prior of --preset {found.prior}, not on {self.preset.name}'s"
-            raise UserError(f"{wrong}: give --preset {found.prior}")
-        self.domain_folder = found and found.folder
-        if prior is not None:
-            self.name = str(prior)
-            self.preset = replace(self.preset, prior=find_preset(prior).prior, unet=None)
-        self.fingerprint = models_fingerprint(self.preset.prior, self.preset.zero123, *filter(None, (self.preset.unet, found and found.folder)))
-
-    @cached_property
-    def pipe(self) -> InDomainPipeline:
-        pipe = InDomainPipeline.from_pretrained(self.name, domain=self.domain, torch_dtype=default_dtype(self.device)).to(self.device)
-        pipe.set_progress_bar_config(disable=True)
-        for part in pipe.components.values():
-            if isinstance(part, torch.nn.Module):
-                part.requires_grad_(False)
-        return pipe
-
-    @cached_property
-    def zero123(self) -> Zero123:
-        return Zero123.from_pretrained(self.preset.zero123, self.device, default_dtype(self.device), vae=self.pipe.vae)
-
-    def make_room(self, name: str) -> None:
-        """Unload one of the above from a GPU."""
-        if self.device.type != "cpu":
-            vars(self).pop(name, None)
-            torch.cuda.empty_cache()  # without CUDA it does nothing
 
 
 def text_to_3d(

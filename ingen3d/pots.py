@@ -27,7 +27,8 @@ from core.presets import BASELINE, find_preset
 from .cameras import orbit
 from .geometry import held_out, shape_errors, true_mesh
 from .mesh import Y_UP
-from .pipeline import Models, NoObject, text_to_3d
+from .models import Models
+from .pipeline import NoObject, text_to_3d
 from .run_folder import models_fingerprint
 from .settings import Settings, load_settings
 

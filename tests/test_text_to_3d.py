@@ -20,6 +20,7 @@ from core.errors import UserError
 from core.presets import find_preset
 from ingen3d import pipeline, stages, text_to_3d
 from ingen3d.foreground import foreground, frame
+from ingen3d.models import Models
 from ingen3d.run_folder import RunFolder, choose_folder, models_fingerprint
 from ingen3d.settings import load_settings
 from tests.test_field_render import picture_of_ball
@@ -250,7 +251,7 @@ def test_models_of_other_domains_have_other_fingerprints_and_another_priors_doma
         (tmp_path / name / "unet").mkdir(parents=True)
         (tmp_path / name / "domain.json").write_text(json.dumps(dict(name="mine", phrase="{prompt}", prior="kiln", resolution=128)))
         save_file({"x": torch.full((9,), float(name == "a"))}, tmp_path / name / "unet" / "model.safetensors")
-    prints = [pipeline.Models("kiln", folder, "cpu").fingerprint for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "a", None)]
+    prints = [Models("kiln", folder, "cpu").fingerprint for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "a", None)]
     assert prints[0] == prints[2] and len(set(prints)) == 3
     with pytest.raises(UserError, match="'mine' was trained on the prior of --preset kiln, not on sd15's"):
         text_to_3d("a vase", domain=tmp_path / "a", preset="sd15", out=tmp_path, device="cpu")
@@ -261,9 +262,9 @@ def test_the_kilns_own_models_go_from_a_prompt_to_a_mesh(kiln_weights, tmp_path,
     """In half precision, as on a GPU, too: then scores are still taken in full precision."""
     seen, real = [], stages.sds
     monkeypatch.setattr(stages, "sds", lambda latents, *args: seen.append(latents.dtype) or real(latents, *args))
-    monkeypatch.setattr(pipeline, "default_dtype", lambda device: dtype)
+    monkeypatch.setattr("ingen3d.models.default_dtype", lambda device: dtype)
     overrides = SMALL | {"image": {"num_inference_steps": 8}, "mesh": {"resolution": 32, "texture_size": 64}}
-    models = pipeline.Models("kiln", "porcelain", "cpu")
+    models = Models("kiln", "porcelain", "cpu")
     run = text_to_3d("a vase", models=models, steps=2, out=tmp_path, overrides=overrides, device="cpu", quiet=True)
     assert run.metrics["mesh_faces"] > 100 and (run.folder / "source.png").is_file() and 0.02 < run.metrics["image_foreground"] < 0.9
     assert seen == [torch.float32] * 4 and {module.dtype for module in (models.pipe.unet, models.pipe.vae, models.pipe.domain_unet)} == {dtype}
@@ -368,7 +369,7 @@ def test_a_stage_takes_those_made_from_it_off_the_record_and_no_others(tmp_path)
 
 @pytest.mark.parametrize("device, stays", [("cpu", True), ("cuda", False), ("mps", False)])
 def test_a_model_that_is_done_with_leaves_a_gpu(device, stays):
-    models = pipeline.Models("kiln", None, "cpu")
+    models = Models("kiln", None, "cpu")
     models.device, models.zero123 = torch.device(device), object()
     models.make_room("zero123")
     assert ("zero123" in vars(models)) == stays
