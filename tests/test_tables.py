@@ -175,7 +175,9 @@ def test_checkpoints_of_others_are_rectified_in_place_of_those_trained_here(made
     monkeypatch.setattr(study, "train", lambda *_, **__: pytest.fail("a training"))
     ours, theirs = str(next(tiny[0].out.glob("models/*/fine-tuning"))), str(found.preset.prior)
     page = tables.rectification(found, [replace(world, checkpoints=(ours, theirs), negative_prompt="mud")])
-    first, second = blocks(json.loads((page.parent / "report.json").read_text()), "table")["Without and with rectification"]["rows"]
+    report = json.loads((page.parent / "report.json").read_text())
+    assert {"per prompt", "seed"} <= report["settings"].keys() and not {"steps", "images seen in training"} & report["settings"].keys()
+    first, second = blocks(report, "table")["Without and with rectification"]["rows"]
     assert (first["method"], second["method"]) == (ours, theirs)
     assert first["fid own"] != first["fid prior"] and second["fid own"] == second["fid prior"]  # its eps_0 is the prior's
     spoken = [found.checkpoint(replace(world, negative_prompt="mud"), name) for name in (ours, theirs)]

@@ -1,7 +1,7 @@
 """What the 2D tables share: contenders trained on one budget, their images in parts, and the figures of each task, all kept as cells."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import groupby
@@ -124,17 +124,20 @@ class Study:
     def tasks(self) -> tuple[str, ...]:
         return TASKS if self.controlnet else TASKS[:2]
 
-    def settings(self, worlds: Iterable[World]) -> dict:
-        """For a report's head: everything that is counted."""
+    def settings(self, worlds: Collection[World]) -> dict:
+        """For a report's head: everything that is counted; of trainings where there are any."""
         counted = {}
         for world in worlds:
             pictures = self.cells.read(self.reference(world)) or {"train": "…", "held_out": "…"}
             counted |= {f"pictures of {world.name}": "{train} to learn from and to compare with, {held_out} held out".format(**pictures),
                         f"prompts of {world.name}": [f"a photo of {prompt}" for prompt in world.prompts],
                         f"negative prompt of {world.name}": world.negative_prompt or "none"}
-        counts = {key.replace("_", " "): value for key, value in asdict(self.counts).items()}
+        counts = asdict(self.counts) | {"images_seen_in_training": self.counts.steps * self.counts.batch_size}
+        if all(world.checkpoints for world in worlds):
+            counts = {key: value for key, value in counts.items() if key not in ("steps", "batch_size", "ema_decay", "curve", "images_seen_in_training")}
+        counts = {key.replace("_", " "): value for key, value in counts.items()}
         return {"preset": self.preset.name, "features": type(self.extractor).__name__, **counts,
-                "images seen in training": self.counts.steps * self.counts.batch_size, "spatial guidance": self.lacks_control or "ControlNet"} | counted
+                "spatial guidance": self.lacks_control or "ControlNet"} | counted
 
     def train(self, world: World, methods: Sequence[str]) -> dict[str, dict[int, Contender]]:
         """method -> steps -> contender, the last of them the whole training's. All processes work on one training together."""
