@@ -1,7 +1,7 @@
 """What the 2D tables share: contenders trained on one budget, their images in parts, and the figures of each task, all kept as cells."""
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import groupby
@@ -124,8 +124,8 @@ class Study:
     def tasks(self) -> tuple[str, ...]:
         return TASKS if self.controlnet else TASKS[:2]
 
-    def settings(self, worlds: Collection[World]) -> dict:
-        """For a report's head: everything that is counted; of trainings where there are any."""
+    def settings(self, worlds: Iterable[World], trained: bool = True) -> dict:
+        """For a report's head: everything that is counted; trained: of trainings too."""
         counted = {}
         for world in worlds:
             pictures = self.cells.read(self.reference(world)) or {"train": "…", "held_out": "…"}
@@ -133,9 +133,8 @@ class Study:
                         f"prompts of {world.name}": [f"a photo of {prompt}" for prompt in world.prompts],
                         f"negative prompt of {world.name}": world.negative_prompt or "none"}
         counts = asdict(self.counts) | {"images_seen_in_training": self.counts.steps * self.counts.batch_size}
-        if all(world.checkpoints for world in worlds):
-            counts = {key: value for key, value in counts.items() if key not in ("steps", "batch_size", "ema_decay", "curve", "images_seen_in_training")}
-        counts = {key.replace("_", " "): value for key, value in counts.items()}
+        of_trainings = ("steps", "batch_size", "ema_decay", "curve", "curve_per_prompt", "images_seen_in_training")
+        counts = {key.replace("_", " "): value for key, value in counts.items() if trained or key not in of_trainings}
         return {"preset": self.preset.name, "features": type(self.extractor).__name__, **counts,
                 "spatial guidance": self.lacks_control or "ControlNet"} | counted
 

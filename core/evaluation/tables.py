@@ -228,4 +228,5 @@ def report_rectification(study: Study, pairs: Mapping[World, Mapping[str, tuple[
             columns += [Column(f"{key} own", "its own eps_0", better, form, title), Column(f"{key} prior", "the prior's eps_0", better, form, title)]
         table = Table("Without and with rectification", columns, rows, "FID of the images with a text. " + LEGEND)
         sections.append(Section(world.name, [table, *blocks], "Checkpoints of others: nothing was trained here." if world.checkpoints else ""))
-    return Report("Rectification of the unconditional guidance (Fig. 12)", command, study.settings(pairs), sections)
+    settings = study.settings(pairs, trained=not all(world.checkpoints for world in pairs))
+    return Report("Rectification of the unconditional guidance (Fig. 12)", command, settings, sections)
