@@ -34,6 +34,7 @@ class Domain:
     prior_unet: str | None = None  # what tells the prior's weights from others, see `unet_fingerprint`
     training: Mapping[str, Any] = field(default_factory=dict)  # the record of its training
     negative_prompt: str = ""  # what all its pictures show, as the prior says it, such as "a head": a prompt's term then tells what that adds
+    arc_deg: float = 360.0  # in 3D guidance looks from this arc of azimuths about the reference's alone: a domain of fronts would put one on the back
 
     def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None, commit_message: str = "Upload domain") -> str:
         """Upload the folder to the Hugging Face Hub; `from_pretrained(..., domain=repo_id)` loads it. Returns its address. Raises UserError."""

@@ -82,11 +82,13 @@ def random_cameras(
     fovy_deg: float,
     generator: torch.Generator,
     device="cpu",
+    centre_deg: float = 0.0,
+    arc_deg: float = 360.0,
 ) -> Cameras:
-    """n cameras, uniform in elevation and distance; one azimuth in each of n equal sectors, turned by a random angle."""
+    """n cameras, uniform in elevation and distance; one azimuth in each of n equal sectors of an arc about centre_deg, turned by a random angle."""
     u = torch.rand(3, n, generator=generator)
     elevation = elevation_range[0] + (elevation_range[1] - elevation_range[0]) * u[0]
     distance = distance_range[0] + (distance_range[1] - distance_range[0]) * u[1]
     turn = torch.rand((), generator=generator)
-    azimuth = 360.0 * ((torch.arange(n) + u[2]) / n + turn) % 360.0
+    azimuth = (centre_deg + arc_deg * (((torch.arange(n) + u[2]) / n + turn + 0.5) % 1.0 - 0.5)) % 360.0
     return Cameras.at(elevation, azimuth, distance, fovy_deg, device)

@@ -29,7 +29,7 @@ class Models:
         if found and found.prior != self.preset.name and {found.prior, self.preset.name} <= PRESETS.keys():
             wrong = f"domain '{found.name}' was trained on the prior of --preset {found.prior}, not on {self.preset.name}'s"
             raise UserError(f"{wrong}: give --preset {found.prior}")
-        self.domain_folder = found and found.folder
+        self.domain_folder, self.arc_deg = found and found.folder, found.arc_deg if found else 360.0
         if prior is not None:
             self.name = str(prior)
             self.preset = replace(self.preset, prior=find_preset(prior).prior, unet=None)

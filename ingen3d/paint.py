@@ -98,7 +98,8 @@ def look_up(view: View, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def paint(field: nn.Module, grid: OccupancyGrid, reference, pipe, prompt: str, settings: Settings, seed: int, folder: Path, quiet: bool) -> PaintedField:
-    """The field in the colours of pictures all around it, from the front to the back. The reference, where there is one, is the first.
+    """The field in the colours of pictures all around it, or of those on refinement's arc, from the front to the back. The reference, where there
+    is one, is the first.
 
     They are FOLDER/000.png and so on, counter-clockwise seen from above. Those that are there are taken as they are; `pipe()`, an InDomainPipeline,
     is called where one is missing.
@@ -106,7 +107,8 @@ def paint(field: nn.Module, grid: OccupancyGrid, reference, pipe, prompt: str, s
     painted, s, c = PaintedField(field, grid), settings.paint, settings.camera
     device = grid.density.device
     ring = orbit(s.pictures, c.reference_elevation_deg, c.reference_distance / field.unit, c.fovy_deg, c.reference_azimuth_deg, device)
-    for i in tqdm(sorted(range(s.pictures), key=lambda i: min(i, s.pictures - i)), "paint", unit="picture", disable=quiet):
+    off = {i: 360 / s.pictures * min(i, s.pictures - i) for i in range(s.pictures)}  # degrees from the front
+    for i in tqdm(sorted((i for i in off if off[i] <= settings.refine.arc_deg / 2), key=off.get), "paint", unit="picture", disable=quiet):
         file = folder / f"{i:03d}.png"
         size = Image.open(file).width if file.exists() else pipe().resolution
         seen, depth, quality, best = painted.survey(ring[i], size)
@@ -120,9 +122,19 @@ def paint(field: nn.Module, grid: OccupancyGrid, reference, pipe, prompt: str, s
             to_pil(made[None] * 2 - 1)[0].save(partial, "PNG")
             partial.replace(file)
         # always from the file, so that a resumed run sees the very same pixels
-        picture = torch.from_numpy(np.asarray(Image.open(file).convert("RGB"), np.float32) / 255)
-        painted.add(ring[i], picture.permute(2, 0, 1).to(device), depth, quality)
+        picture = torch.from_numpy(np.asarray(Image.open(file).convert("RGB"), np.float32) / 255).permute(2, 0, 1).to(device)
+        painted.add(ring[i], picture, depth, quality * object_in(picture))
     return painted
+
+
+def object_in(picture: torch.Tensor) -> torch.Tensor:
+    """Where a picture (3, S, S) is not white as its background is, nor next to that: 1, else 0 (S, S).
+
+    Its object may be narrower than the field's, whose surface is not to turn white there; what is white itself loses little, and keeps the field's colour.
+    """
+    white = (picture > 0.96).all(0).float()
+    width = 2 * round(len(white) / 128) + 1
+    return 1 - F.max_pool2d(white[None, None], width, 1, width // 2)[0, 0]
 
 
 def resample(pipe, prompt: str, settings: Settings, picture: torch.Tensor, edit: torch.Tensor, free: torch.Tensor, generator) -> torch.Tensor:

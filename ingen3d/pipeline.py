@@ -87,6 +87,10 @@ def text_to_3d(
     settings = load_settings(models.preset.config, overrides, steps)
     if settings.refine.guidance_scale is None:
         settings.refine.guidance_scale = models.preset.guidance_scale
+    if settings.refine.arc_deg is None:
+        settings.refine.arc_deg = models.arc_deg if settings.init.steps else 360.0
+    elif settings.refine.arc_deg < 360 and not settings.init.steps:
+        raise UserError(f"refine.arc_deg is {settings.refine.arc_deg:g}, but without init.steps there is no first field to hold elsewhere: leave it out")
     if engine == "threestudio" and settings.camera.reference_azimuth_deg:  # its prompts and its turntable count from 0
         raise UserError(f"camera.reference_azimuth_deg is {settings.camera.reference_azimuth_deg:g}: with threestudio the front is at 0")
     settings.image.num_inference_steps = settings.image.num_inference_steps or models.preset.num_inference_steps

@@ -89,6 +89,7 @@ class RefineSettings(OptimiseSettings):
     rgb: float = 100.0
     mask: float = 50.0
     hold: float = 0.0  # of the first field's silhouettes, at the views that the score sees
+    arc_deg: float | None = None  # of azimuths about the reference's, from which alone it sees, and painting: the rest is held; None: the domain's
     domain_scale: float | None = None  # w_d and w_c, in diffusers' convention; None: Sec. 3.4's
     control_scale: float | None = None
     csd: bool = False  # w(t) (eps_hat - eps_0), guidance alone, in place of SDS's w(t) (eps_hat - eps); for one more prediction of a view
@@ -148,6 +149,7 @@ BOUNDS = {  # the least and the largest value that can work, in some 16 GB; othe
     "reference_azimuth_deg": (-360, 360),
     "distance_range": (RADIUS, math.inf),
     "reference_distance": (RADIUS, math.inf),
+    "arc_deg": (1, 360),
     "fill": (0.05, 1),
     "steps": (0, math.inf),
     "pictures": (0, 64),

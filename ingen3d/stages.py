@@ -124,8 +124,9 @@ def refine(
 
         return sum(map(score_of, range(len(cameras))))
 
-    first = copy.deepcopy((field, grid)) if s.hold and settings.init.steps else None  # the density blob is no shape to hold
-    return distil(field, grid, reference, score, s, settings.camera, size, generator, checkpoint, "refine", quiet, first)
+    is_held = settings.init.steps and (s.hold or s.arc_deg < 360)  # the density blob is no shape to hold
+    first = copy.deepcopy((field, grid)) if is_held else None
+    return distil(field, grid, reference, score, s, settings.camera, size, generator, checkpoint, "refine", quiet, first, s.arc_deg)
 
 
 def view_phrase(camera: Cameras, front_deg: float = 0.0) -> str:
@@ -149,15 +150,25 @@ def distil(
     name: str,
     quiet: bool,
     first: tuple[TriPlaneField, OccupancyGrid] | None = None,
+    arc_deg: float = 360.0,
 ) -> dict:
     """Both optimisation stages: reference reconstruction, a score at random views, and threestudio's shape priors.
 
-    first: a field whose silhouettes are to be held at those views.
+    first: a field whose silhouettes are to be held at those views; and all that it shows from elsewhere, where these are of an arc about the reference.
 
     score(images (B, 3, size, size) in [-1, 1], cameras, t_range, guidance_scale) -> scalar, summed over B.
     """
     device = next(field.parameters()).device
-    side, s = settings.render_size, settings
+    side, s, c = settings.render_size, settings, cameras
+
+    def look(n: int, *arc: float) -> Cameras:
+        return random_cameras(n, s.elevation_range, c.distance_range, c.fovy_deg, generator, device, *arc)
+
+    def difference(new: Render, views: Cameras) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of colours and silhouettes from the first field's."""
+        with torch.no_grad():
+            old = render(*first, views, side, side, s.samples, 1.0, generator)
+        return F.mse_loss(new.rgb, old.rgb), F.mse_loss(new.opacity, old.opacity)
 
     def reconstruction() -> dict[str, torch.Tensor]:
         jitter = torch.rand(2, generator=generator).to(device)
@@ -169,15 +180,17 @@ def distil(
 
     def objective(step: int) -> dict[str, torch.Tensor]:
         terms = {} if reference is None else reconstruction()
-        views = random_cameras(s.batch, s.elevation_range, cameras.distance_range, cameras.fovy_deg, generator, device)
+        views = look(s.batch, c.reference_azimuth_deg, arc_deg)
         new = render(field, grid, views, side, side, s.samples, 1.0, generator, normals=True)
         images = F.interpolate(new.rgb.permute(0, 3, 1, 2), (size, size), mode="bilinear", align_corners=False) * 2 - 1
         progress = step / s.steps
         terms["sds"] = s.sds / s.batch * score(images, views, anneal(s.t_start, s.t_end, progress), s.guidance_at(progress))
         if first is not None:
-            with torch.no_grad():
-                silhouette = render(*first, views, side, side, s.samples, 1.0, generator).opacity
-            terms["hold"] = s.hold * F.mse_loss(new.opacity, silhouette)
+            terms["hold"] = s.hold * difference(new, views)[1]
+        if arc_deg < 360:
+            views = look(1, c.reference_azimuth_deg + 180, 360 - arc_deg)
+            rgb, mask = difference(render(field, grid, views, side, side, s.samples, 1.0, generator), views)
+            terms["away"] = s.rgb * rgb + s.mask * mask
         return terms | shape_priors(field, new, s)
 
     return optimise(objective, field, grid, settings, generator, checkpoint, name=name, quiet=quiet)

@@ -50,3 +50,11 @@ def test_random_cameras_stay_in_range_cover_all_sectors_and_follow_the_seed():
     assert ((first.elevation_deg >= -10) & (first.elevation_deg <= 45) & (first.distance >= 3.0) & (first.distance <= 3.4)).all()
     gaps = first.azimuth_deg.sort().values.diff()
     assert (gaps < 180).all() and len(orbit(8, 20, 3, 40)) == 8
+
+
+def test_random_cameras_of_an_arc_cover_it_and_no_more():
+    """About an azimuth near which degrees begin anew."""
+    cameras = random_cameras(200, (0, 0), (3.0, 3.0), 40, torch.Generator().manual_seed(0), centre_deg=350.0, arc_deg=120.0)
+    off = (cameras.azimuth_deg - 350 + 180) % 360 - 180
+    assert off.abs().max() <= 60 and off.min() < -57 and off.max() > 57 and off.mean().abs() < 1
+    assert ((cameras.azimuth_deg >= 0) & (cameras.azimuth_deg < 360)).all()

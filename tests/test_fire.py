@@ -17,7 +17,7 @@ from core.conditions import canny
 from core.domains import find_domain
 from core.errors import UserError
 from core.evaluation import kiln as evaluation
-from core.kiln import autoencoder, budget, data, fire, records
+from core.kiln import autoencoder, budget, data, fire, heads, records
 from core.kiln.judge import Judge
 from core.pipeline import InDomainPipeline
 from core.presets import PRESETS
@@ -102,8 +102,10 @@ def test_the_fired_domain_is_the_kilns_wherever_it_was_fired(kiln):
     assert 'from_pretrained("kiln"' in (fired / "README.md").read_text()
 
 
-def test_faces_ship_with_the_negative_prompt_that_they_are_fired_with():
-    assert find_domain("face").negative_prompt == fire.DOMAIN["face"]["negative_prompt"] == "a head"
+def test_faces_ship_with_the_words_and_the_arc_that_they_are_fired_with():
+    face, fired = find_domain("face"), fire.DOMAIN["face"]
+    assert face.negative_prompt == fired["negative_prompt"] == "a head"
+    assert face.arc_deg == fired["arc_deg"] < heads.SEEN_FROM[1] - heads.SEEN_FROM[0] and find_domain("animal").arc_deg == 360
 
 
 @pytest.fixture

@@ -126,10 +126,11 @@ class Sampler:
         return SimpleNamespace(images=GREEN.view(1, 3, 1, 1) * mask_image)
 
 
-def paint_ball(folder, pipe, **settings):
+def paint_ball(folder, pipe, arc_deg=360.0, **settings):
     field = Balls(BALL)
     reference = SimpleNamespace(on_white=lambda: flat(RED, 32)[None] * 2 - 1)
-    return paint(field, grid_of(field), reference, lambda: pipe, "a ball", load_settings("kiln", {"paint": {"pictures": 4} | settings}), 7, folder, True)
+    overrides = {"paint": {"pictures": 4} | settings, "refine": {"arc_deg": arc_deg}}
+    return paint(field, grid_of(field), reference, lambda: pipe, "a ball", load_settings("kiln", overrides), 7, folder, True)
 
 
 def test_pictures_are_made_from_the_front_to_the_back_and_keep_what_earlier_ones_show_better(tmp_path):
@@ -145,6 +146,27 @@ def test_pictures_are_made_from_the_front_to_the_back_and_keep_what_earlier_ones
     assert pipe.asked[2].mask[64, 46:82].all() and not pipe.asked[2].mask[64, [33, 35, 92, 94]].any(), "the back, between what both sides show"
     assert {(one.prompt, one.strength, one.rectify) for one in pipe.asked} == {("a ball", 0.5, True)}
     assert len({one.generator.initial_seed() for one in pipe.asked}) == 3
+
+
+def test_the_background_of_a_picture_does_not_get_onto_a_surface_that_is_wider_than_its_object(tmp_path):
+    class Narrow(Sampler):
+        """Paints green in the middle alone, and white around it, also where it is to make something."""
+
+        def __call__(self, prompt, image, mask_image, **settings):
+            made = torch.where(torch.arange(128).sub(63.5).abs() < 8, GREEN.view(1, 3, 1, 1), torch.ones(1, 3, 1, 128))
+            return SimpleNamespace(images=made.expand(1, 3, 128, 128))
+
+    painted = paint_ball(tmp_path, Narrow())
+    seen = render(painted, painted.grid, camera_at(180), 64, 64, 96).rgb[0]
+    centre, beside = seen[32, 32], seen[32, 40]
+    assert torch.allclose(centre, GREEN, atol=0.1) and (Image.open(tmp_path / "002.png").getpixel((80, 64)) == (255, 255, 255))
+    assert beside.mean() < 0.8
+
+
+def test_pictures_are_made_on_refinements_arc_alone(tmp_path):
+    painted = paint_ball(tmp_path, Sampler(), arc_deg=200.0)
+    assert [round(float(view.camera.azimuth_deg)) % 360 for view in painted.views] == [0, 90, 270]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["000.png", "001.png", "003.png"]
 
 
 def test_weights_of_its_own_go_to_the_rule_and_none_leave_it_the_presets(tmp_path):

@@ -55,7 +55,7 @@ class FakeModels:
     """Stage models whose latents are 16-pixel pictures; the object is a coloured ball, in blue after refinement."""
 
     preset = SimpleNamespace(config="kiln", resolution=64, zero123_resolution=32, guidance_scale=5.0, num_inference_steps=4)
-    fingerprint = "first"
+    fingerprint, arc_deg = "first", 360.0
 
     def __init__(self):
         def shrink(images):
@@ -124,6 +124,20 @@ def test_refinement_holds_the_first_fields_silhouettes(picture, tmp_path):
 
     free, held = growth(0.0), growth(2000.0)
     assert free > 0.05 and abs(held) < 0.5 * free
+
+
+def test_what_lies_off_the_domains_arc_stays_as_the_first_field_has_it(picture, tmp_path):
+    """Its rule wants blue everywhere, and sees the front alone."""
+
+    def change_of_the_back(arc_deg: float) -> float:
+        models = FakeModels()
+        models.arc_deg = arc_deg
+        run = make(picture, tmp_path / str(arc_deg), models=models, overrides={"refine": SMALL["refine"] | {"steps": 40, "sds": 0.5}})
+        first, then = (np.asarray(Image.open(run.folder / stage / "views" / "001.png"), float) for stage in ("init", "refine"))
+        return np.abs(then - first).mean()
+
+    free, held = change_of_the_back(360.0), change_of_the_back(120.0)
+    assert held < 0.5 * free
 
 
 def test_a_guidance_scale_holds_throughout_or_goes_to_another():
@@ -501,6 +515,7 @@ def test_another_seed_gives_another_object(picture, tmp_path):
     "given, overrides, message",
     [
         ({}, {"init": {"steps": 0}, "refine": {"rgb": 0.0, "mask": 0.0}}, "the picture has no effect"),
+        ({}, {"init": {"steps": 0}, "refine": {"arc_deg": 90.0}}, "refine.arc_deg is 90, but without init.steps there is no first field"),
         ({"domain": None}, {"refine": {"domain_scale": 3.0}}, "refine.domain_scale is 3 but there is no domain"),
     ],
 )

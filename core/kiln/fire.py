@@ -36,7 +36,10 @@ OBJECTS = dict.fromkeys(DOMAINS, (1200, 3, 0)) | {"toon": (720, 3, 0), "base": (
 STEPS = {"autoencoder": 5000, "decoder": 3000, "clip": 600, "prior": 28000, "porcelain": 13000, "face": 1000, "animal": 1000,
          "toon": 1000, "zero123": 4500, "controlnet": 1000, "judge": 5000}
 DOMAIN = dict.fromkeys(DOMAINS, {"learning_rate": 5e-4, "lr_scheduler": "cosine", "ema_decay": 0.999})  # how domains are learned
-DOMAIN["face"] = DOMAIN["face"] | {"negative_prompt": "a head"}  # else a hat is lost beside what tells heads from all else
+DOMAIN["face"] = DOMAIN["face"] | {
+    "negative_prompt": "a head",  # else a hat is lost beside what tells heads from all else
+    "arc_deg": 80.0,  # pictures are from 60 degrees to either side of a face: from much further round than one of them a second face would be made
+}
 GPU_BATCH = 16  # times as many views a step on a GPU, which fewer leave idle; 4 times for domains, whose pictures are few
 SHOWN = 8  # images on a sample sheet, or pairs
 

@@ -42,6 +42,7 @@ def train_domain(
     latents: str | Path | None = None,
     phrase: str = "{prompt}",
     negative_prompt: str = "",
+    arc_deg: float = 360.0,
     licence: str = "other",
     prior: str | None = None,
     image_column: str | None = None,
@@ -74,6 +75,7 @@ def train_domain(
     preset: the prior, a preset's name, a folder or a Hub id. out: the folder to write, by default where `find_domain(name)` looks.
     work: latents, checkpoints, loss.csv and sample grids, by default OUT.work. phrase: how prompts are said, with "{prompt}" in it.
     negative_prompt: what all the pictures show, such as "a head": with it in eps_0 a prompt's term tells what the prompt adds.
+    arc_deg: for 3D, the arc of azimuths about a picture's own from which the domain may look too, such as 80 where all pictures show faces.
     latents: a folder that keeps the latents, for several trainings on the same pictures; resume=False leaves those in it as they are.
     licence: of the domain's model, as the Hugging Face Hub names them, such as cc-by-4.0.
     prior: what the domain names as its prior, where that is to be known as something other than the preset.
@@ -90,6 +92,8 @@ def train_domain(
     """
     out = Path(out) if out else user_domains() / name
     check_target(name, phrase, out)
+    if not 0 < arc_deg <= 360:
+        raise UserError(f"the arc is {arc_deg:g} degrees: give more than 0 and at most 360, which is all around")
     work = Path(work) if work else out.with_name(out.name + ".work")
     found = find_preset(preset)
     learning_rate = found.learning_rate if learning_rate is None else learning_rate
@@ -154,7 +158,7 @@ def train_domain(
             logger.warning("by the name '%s' this domain is found from now on, and no more the one that ships", name)
         prior = prior or public_name(found.name)
         record = settings | {"data": pictures.name, "prior": prior, "images": len(z) // 2} | describe(history, best)
-        domain = Domain(out, name, phrase, prior, pictures.resolution, licence, unet_fingerprint(pipe.unet), record, negative_prompt)
+        domain = Domain(out, name, phrase, prior, pictures.resolution, licence, unet_fingerprint(pipe.unet), record, negative_prompt, arc_deg)
         save_domain(domain, unet.to(dtype), feature)
     state.wait_for_everyone()
     return out
