@@ -138,6 +138,7 @@ def rule_of(pipe, method, tmp_path):
     small = {"render_size": 8, "samples": 8} | ({"steps": 1} if method.overrides.get("refine", {}).get("steps") != 0 else {})
     overrides = dict(method.overrides) | {"field": SMALL["field"], "refine": dict(method.overrides.get("refine", {})) | small}
     settings = load_settings("kiln", overrides)
+    settings.refine.arc_deg = 360.0
     rules, real = [], pipe.noise_predictor
 
     def record(*args, **kwargs):
@@ -221,7 +222,7 @@ def test_guidance_alone_is_over_the_rules_own_eps_0(pipes, tmp_path, monkeypatch
 
 def test_a_first_field_is_held_and_a_density_blob_is_not(pipes, tmp_path, monkeypatch):
     held, distil = [], stages.distil
-    monkeypatch.setattr(stages, "distil", lambda *args: held.append(args[-1]) or distil(*args))
+    monkeypatch.setattr(stages, "distil", lambda *args: held.append(args[-2]) or distil(*args))
     for steps in (1, 0):
         (tmp_path / str(steps)).mkdir()
         rule_of(pipes["domain"], pots.Method("", {"init": {"steps": steps}, "refine": {"hold": 1.0}}), tmp_path / str(steps))
