@@ -34,7 +34,7 @@ class Domain:
     prior_unet: str | None = None  # what tells the prior's weights from others, see `unet_fingerprint`
     training: Mapping[str, Any] = field(default_factory=dict)  # the record of its training
     negative_prompt: str = ""  # what all its pictures show, as the prior says it, such as "a head": a prompt's term then tells what that adds
-    arc_deg: float = 360.0  # in 3D guidance looks from this arc of azimuths about the reference's alone: a domain of fronts would put one on the back
+    arc_deg: float = 360.0  # in 3D it may look from this arc of azimuths about the reference's: one whose pictures all show faces puts a face on any side
 
     def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None, commit_message: str = "Upload domain") -> str:
         """Upload the folder to the Hugging Face Hub; `from_pretrained(..., domain=repo_id)` loads it. Returns its address. Raises UserError."""
@@ -85,6 +85,8 @@ def read_domain(folder: Path) -> Domain:
         raise UserError(f"'{folder}' is no domain: its domain.json is missing or wrong ({error}); scripts/train_domain.py makes one") from error
     if "{prompt}" not in domain.phrase:
         raise UserError(f"the phrase '{domain.phrase}' in '{folder}/domain.json' lacks the place for the prompt: write {{prompt}} in it")
+    if type(domain.arc_deg) not in (int, float) or not 1 <= domain.arc_deg <= 360:
+        raise UserError(f"arc_deg is {domain.arc_deg!r} in '{folder}/domain.json': write 1 to 360, which is all around")
     return domain
 
 

@@ -87,10 +87,7 @@ def text_to_3d(
     settings = load_settings(models.preset.config, overrides, steps)
     if settings.refine.guidance_scale is None:
         settings.refine.guidance_scale = models.preset.guidance_scale
-    if settings.refine.arc_deg is None:
-        settings.refine.arc_deg = models.arc_deg if settings.init.steps else 360.0
-    elif settings.refine.arc_deg < 360 and not settings.init.steps:
-        raise UserError(f"refine.arc_deg is {settings.refine.arc_deg:g}, but without init.steps there is no first field to hold elsewhere: leave it out")
+    choose_arc(settings, models.arc_deg, engine)
     if engine == "threestudio" and settings.camera.reference_azimuth_deg:  # its prompts and its turntable count from 0
         raise UserError(f"camera.reference_azimuth_deg is {settings.camera.reference_azimuth_deg:g}: with threestudio the front is at 0")
     settings.image.num_inference_steps = settings.image.num_inference_steps or models.preset.num_inference_steps
@@ -128,6 +125,17 @@ def text_to_3d(
         raise KeyboardInterrupt(f"{str(stop) or 'stopped'}; what is done is in '{run.path}': run the same command again to go on") from None
 
     return finish(run)
+
+
+def choose_arc(settings: Settings, of_domain: float, engine: str) -> None:
+    """The domain's arc where none is set, if there is what holds the rest. Raises UserError for one that is set in vain."""
+    s, can_hold = settings.refine, engine == "native" and settings.init.steps > 0 and max(settings.refine.rgb, settings.refine.mask) > 0
+    if s.arc_deg is not None and s.arc_deg < 360 and not can_hold:
+        raise UserError(f"refine.arc_deg is {s.arc_deg:g}, but nothing holds the rest: that takes the native engine, init.steps and refine.rgb or refine.mask")
+    if s.arc_deg is None:
+        if of_domain < 360 and not can_hold:
+            log.warning("the domain knows %g degrees about the front and is asked for all around: nothing holds the rest here", of_domain)
+        s.arc_deg = of_domain if can_hold else 360.0
 
 
 def mesh_checkpoint(

@@ -89,7 +89,8 @@ class RefineSettings(OptimiseSettings):
     rgb: float = 100.0
     mask: float = 50.0
     hold: float = 0.0  # of the first field's silhouettes, at the views that the score sees
-    arc_deg: float | None = None  # of azimuths about the reference's, from which alone it sees, and painting: the rest is held; None: the domain's
+    arc_deg: float | None = None  # score and painting look from this arc of azimuths about the reference's; None: `text_to_3d` puts in the domain's.
+    # From the rest the first field's look is held, with the weights rgb and mask of the reference's
     domain_scale: float | None = None  # w_d and w_c, in diffusers' convention; None: Sec. 3.4's
     control_scale: float | None = None
     csd: bool = False  # w(t) (eps_hat - eps_0), guidance alone, in place of SDS's w(t) (eps_hat - eps); for one more prediction of a view

@@ -154,7 +154,8 @@ def distil(
 ) -> dict:
     """Both optimisation stages: reference reconstruction, a score at random views, and threestudio's shape priors.
 
-    first: a field whose silhouettes are to be held at those views; and all that it shows from elsewhere, where these are of an arc about the reference.
+    arc_deg: the arc of azimuths about the reference's that these views are of. first: a field whose silhouettes are to be held there (`hold`), and
+    its colours too outside the arc.
 
     score(images (B, 3, size, size) in [-1, 1], cameras, t_range, guidance_scale) -> scalar, summed over B.
     """
@@ -185,11 +186,11 @@ def distil(
         images = F.interpolate(new.rgb.permute(0, 3, 1, 2), (size, size), mode="bilinear", align_corners=False) * 2 - 1
         progress = step / s.steps
         terms["sds"] = s.sds / s.batch * score(images, views, anneal(s.t_start, s.t_end, progress), s.guidance_at(progress))
-        if first is not None:
+        if first is not None and s.hold:
             terms["hold"] = s.hold * difference(new, views)[1]
         if arc_deg < 360:
-            views = look(1, c.reference_azimuth_deg + 180, 360 - arc_deg)
-            rgb, mask = difference(render(field, grid, views, side, side, s.samples, 1.0, generator), views)
+            behind = look(1, c.reference_azimuth_deg + 180, 360 - arc_deg)
+            rgb, mask = difference(render(field, grid, behind, side, side, s.samples, 1.0, generator), behind)
             terms["away"] = s.rgb * rgb + s.mask * mask
         return terms | shape_priors(field, new, s)
 

@@ -29,7 +29,8 @@ def main() -> None:
     parser.add_argument("--phrase", default="{prompt}", help="how prompts are said in this domain, such as 'a photo of {prompt}'")
     parser.add_argument("--negative-prompt", default="", help="what all its pictures show, such as 'a head', where that is one thing")
     parser.add_argument("--arc-deg", type=float, default=360.0,
-                        help="for 3D: how far around a picture's own view the domain may look, such as 80 where all show faces (default: 360, all around)")
+                        help="for 3D: the arc about a picture's own view, half to either side, from which the domain may look, such as 80 "
+                             "where all show faces (default: 360, all around)")
     parser.add_argument("--licence", default="other", help="of the domain's model, as the Hub names them, such as cc-by-4.0")
     parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload the domain to the Hugging Face Hub when it is learned")
     parser.add_argument("--steps", type=int, default=1000)

@@ -125,3 +125,10 @@ def test_an_upload_that_fails_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(HfApi, "create_repo", no_token)
     with pytest.raises(UserError, match="'clay' to 'me/clay'.*no token.*hf auth login"):
         make_domain(tmp_path / "clay").push_to_hub("me/clay")
+
+
+@pytest.mark.parametrize("arc", [None, "80", -80, 0, True, 361])
+def test_an_arc_that_is_none_is_said(arc, tmp_path):
+    (tmp_path / "domain.json").write_text(json.dumps(RECORD | {"arc_deg": arc}))
+    with pytest.raises(UserError, match="arc_deg is .* write 1 to 360"):
+        find_domain(tmp_path)

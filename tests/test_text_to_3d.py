@@ -140,6 +140,17 @@ def test_what_lies_off_the_domains_arc_stays_as_the_first_field_has_it(picture, 
     assert held < 0.5 * free
 
 
+@pytest.mark.parametrize("overrides, engine, arc_deg", [
+    ({}, "native", 80.0), ({"refine": {"arc_deg": 360.0}}, "native", 360.0), ({"refine": {"arc_deg": 90.0}}, "native", 90.0),
+    ({"init": {"steps": 0}}, "native", 360.0), ({"refine": {"rgb": 0.0, "mask": 0.0}}, "native", 360.0), ({}, "threestudio", 360.0),
+])
+def test_a_domains_arc_is_taken_where_something_holds_the_rest_and_else_that_is_said(overrides, engine, arc_deg, caplog):
+    settings = load_settings("kiln", overrides)
+    pipeline.choose_arc(settings, 80.0, engine)
+    assert settings.refine.arc_deg == arc_deg
+    assert ("the domain knows 80 degrees" in caplog.text) == (arc_deg == 360 and "arc_deg" not in overrides.get("refine", {}))
+
+
 def test_a_guidance_scale_holds_throughout_or_goes_to_another():
     assert load_settings("kiln", ["refine.guidance_scale=9"]).refine.guidance_at(1.0) == 9.0
     assert load_settings("kiln", {"refine": {"guidance_scale": 9.0, "guidance_end": 3.0}}).refine.guidance_at(0.5) == 6.0
@@ -515,7 +526,8 @@ def test_another_seed_gives_another_object(picture, tmp_path):
     "given, overrides, message",
     [
         ({}, {"init": {"steps": 0}, "refine": {"rgb": 0.0, "mask": 0.0}}, "the picture has no effect"),
-        ({}, {"init": {"steps": 0}, "refine": {"arc_deg": 90.0}}, "refine.arc_deg is 90, but without init.steps there is no first field"),
+        ({}, {"init": {"steps": 0}, "refine": {"arc_deg": 90.0}}, "refine.arc_deg is 90, but nothing holds the rest"),
+        ({}, {"refine": {"arc_deg": 90.0, "rgb": 0.0, "mask": 0.0}}, "refine.arc_deg is 90, but nothing holds the rest"),
         ({"domain": None}, {"refine": {"domain_scale": 3.0}}, "refine.domain_scale is 3 but there is no domain"),
     ],
 )

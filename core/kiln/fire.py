@@ -38,7 +38,7 @@ STEPS = {"autoencoder": 5000, "decoder": 3000, "clip": 600, "prior": 28000, "por
 DOMAIN = dict.fromkeys(DOMAINS, {"learning_rate": 5e-4, "lr_scheduler": "cosine", "ema_decay": 0.999})  # how domains are learned
 DOMAIN["face"] = DOMAIN["face"] | {
     "negative_prompt": "a head",  # else a hat is lost beside what tells heads from all else
-    "arc_deg": 80.0,  # pictures are from 60 degrees to either side of a face: from much further round than one of them a second face would be made
+    "arc_deg": 80.0,  # farther than 40 degrees from a picture's own view it would make a second face
 }
 GPU_BATCH = 16  # times as many views a step on a GPU, which fewer leave idle; 4 times for domains, whose pictures are few
 SHOWN = 8  # images on a sample sheet, or pairs

@@ -92,8 +92,8 @@ def train_domain(
     """
     out = Path(out) if out else user_domains() / name
     check_target(name, phrase, out)
-    if not 0 < arc_deg <= 360:
-        raise UserError(f"the arc is {arc_deg:g} degrees: give more than 0 and at most 360, which is all around")
+    if not 1 <= arc_deg <= 360:
+        raise UserError(f"arc_deg is {arc_deg:g}: give 1 to 360, which is all around")
     work = Path(work) if work else out.with_name(out.name + ".work")
     found = find_preset(preset)
     learning_rate = found.learning_rate if learning_rate is None else learning_rate
