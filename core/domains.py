@@ -85,9 +85,14 @@ def read_domain(folder: Path) -> Domain:
         raise UserError(f"'{folder}' is no domain: its domain.json is missing or wrong ({error}); scripts/train_domain.py makes one") from error
     if "{prompt}" not in domain.phrase:
         raise UserError(f"the phrase '{domain.phrase}' in '{folder}/domain.json' lacks the place for the prompt: write {{prompt}} in it")
-    if type(domain.arc_deg) not in (int, float) or not 1 <= domain.arc_deg <= 360:
-        raise UserError(f"arc_deg is {domain.arc_deg!r} in '{folder}/domain.json': write 1 to 360, which is all around")
+    check_arc(domain.arc_deg, f" in '{folder}/domain.json'")
     return domain
+
+
+def check_arc(arc_deg: float, where: str = "") -> None:
+    """Raise UserError for what is no arc in degrees."""
+    if type(arc_deg) not in (int, float) or not 1 <= arc_deg <= 360:
+        raise UserError(f"arc_deg is {arc_deg!r}{where}: give 1 to 360, which is all around")
 
 
 def public_name(source: str | Path) -> str:

@@ -131,6 +131,7 @@ def object_in(picture: torch.Tensor) -> torch.Tensor:
     """Where a picture (3, S, S) is not white as its background is, nor next to that: 1, else 0 (S, S).
 
     Its object may be narrower than the field's, whose surface is not to turn white there: that is left to the next pictures and to the field's own colour.
+    Stricter than `foreground`, which closes gaps in an object: they would be painted white.
     """
     white = (picture > 0.96).all(0).float()
     width = 2 * round(len(white) / 128) + 1

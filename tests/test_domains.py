@@ -130,5 +130,5 @@ def test_an_upload_that_fails_is_one_line(tmp_path, monkeypatch):
 @pytest.mark.parametrize("arc", [None, "80", -80, 0, True, 361])
 def test_an_arc_that_is_none_is_said(arc, tmp_path):
     (tmp_path / "domain.json").write_text(json.dumps(RECORD | {"arc_deg": arc}))
-    with pytest.raises(UserError, match="arc_deg is .* write 1 to 360"):
+    with pytest.raises(UserError, match="arc_deg is .* in .*domain.json.*: give 1 to 360"):
         find_domain(tmp_path)

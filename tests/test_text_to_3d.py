@@ -126,17 +126,21 @@ def test_refinement_holds_the_first_fields_silhouettes(picture, tmp_path):
     assert free > 0.05 and abs(held) < 0.5 * free
 
 
-def test_what_lies_off_the_domains_arc_stays_as_the_first_field_has_it(picture, tmp_path):
-    """Its rule wants blue everywhere, and sees the front alone."""
+def test_the_rule_sees_the_domains_arc_alone_and_what_lies_off_it_stays_as_the_first_field_has_it(picture, tmp_path):
+    """A rule that wants blue everywhere."""
 
-    def change_of_the_back(arc_deg: float) -> float:
-        models = FakeModels()
-        models.arc_deg = arc_deg
-        run = make(picture, tmp_path / str(arc_deg), models=models, overrides={"refine": SMALL["refine"] | {"steps": 40, "sds": 0.5}})
+    def refined(arc_deg: float) -> tuple[set[str], float]:
+        """What the rule was asked for, and how much the back has changed."""
+        models, asked = FakeModels(), set()
+        models.arc_deg, rule = arc_deg, models.pipe.noise_predictor
+        models.pipe.noise_predictor = lambda prompt, **guidance: asked.add(prompt) or rule(prompt, **guidance)
+        settings = SMALL["refine"] | {"steps": 40, "sds": 0.5, "view_dependent_prompt": True}
+        run = make(picture, tmp_path / str(arc_deg), models=models, overrides={"refine": settings})
         first, then = (np.asarray(Image.open(run.folder / stage / "views" / "001.png"), float) for stage in ("init", "refine"))
-        return np.abs(then - first).mean()
+        return asked, np.abs(then - first).mean()
 
-    free, held = change_of_the_back(360.0), change_of_the_back(120.0)
+    (everywhere, free), (here, held) = refined(360.0), refined(80.0)
+    assert here == {"a ball, front view"} and everywhere == {f"a ball, {side} view" for side in ("front", "side", "back")}
     assert held < 0.5 * free
 
 
@@ -274,10 +278,11 @@ def test_a_domain_trained_anew_is_used(picture, tmp_path):
 def test_models_of_other_domains_have_other_fingerprints_and_another_priors_domain_is_refused(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name / "unet").mkdir(parents=True)
-        (tmp_path / name / "domain.json").write_text(json.dumps(dict(name="mine", phrase="{prompt}", prior="kiln", resolution=128)))
+        (tmp_path / name / "domain.json").write_text(json.dumps(dict(name="mine", phrase="{prompt}", prior="kiln", resolution=128, arc_deg=90.0)))
         save_file({"x": torch.full((9,), float(name == "a"))}, tmp_path / name / "unet" / "model.safetensors")
     prints = [Models("kiln", folder, "cpu").fingerprint for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "a", None)]
     assert prints[0] == prints[2] and len(set(prints)) == 3
+    assert [Models("kiln", domain, "cpu").arc_deg for domain in (tmp_path / "a", "porcelain", None)] == [90.0, 360.0, 360.0]
     with pytest.raises(UserError, match="'mine' was trained on the prior of --preset kiln, not on sd15's"):
         text_to_3d("a vase", domain=tmp_path / "a", preset="sd15", out=tmp_path, device="cpu")
 

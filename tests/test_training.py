@@ -534,7 +534,7 @@ def test_without_tensorboard_its_absence_is_said(tiny_sd, pictures, tmp_path, mo
     (dict(lr_scheduler="cosinus"), "give one of constant, .*cosine"),
     (dict(lr_warmup_steps=2), "a constant rate has none"), (dict(lr_scheduler="cosine", lr_warmup_steps=6), "lr_warmup_steps is 6 of 6 steps"),
     (dict(ema_decay=1.0), "ema_decay is 1.0.*less than 1"), (dict(sample_every=0), "sample_every is 0: give 1"),
-    (dict(feature_steps=-1), "feature_steps is -1"), (dict(arc_deg=0.0), "arc_deg is 0: give 1 to 360"),
+    (dict(feature_steps=-1), "feature_steps is -1"), (dict(arc_deg=0.0), "arc_deg is 0.0: give 1 to 360"),
     (dict(out="."), "'.' is no folder that can be made anew"), (dict(out=".."), "choose another --out"),
 ])
 def test_wrong_numbers_and_places_are_said_before_any_work(wrong, said, tiny_sd, pictures, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from diffusers import DDPMScheduler
 
 from ..checkpoints import cached, fingerprint, write_atomically
 from ..devices import find_device, suit_attention
-from ..domains import Domain, public_name, save_domain, unet_fingerprint, user_domains
+from ..domains import Domain, check_arc, public_name, save_domain, unet_fingerprint, user_domains
 from ..errors import UserError, check_seed
 from ..images import contact_sheet, to_pil
 from ..interrupts import kept_in
@@ -92,8 +92,7 @@ def train_domain(
     """
     out = Path(out) if out else user_domains() / name
     check_target(name, phrase, out)
-    if not 1 <= arc_deg <= 360:
-        raise UserError(f"arc_deg is {arc_deg:g}: give 1 to 360, which is all around")
+    check_arc(arc_deg)
     work = Path(work) if work else out.with_name(out.name + ".work")
     found = find_preset(preset)
     learning_rate = found.learning_rate if learning_rate is None else learning_rate
