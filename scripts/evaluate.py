@@ -1,4 +1,4 @@
-"""Measure the kiln's models and runs, each line of the output one figure of the README; and make the paper's tables.
+"""Measure the kiln's models and runs, each line of the output one figure of docs/results.md; and make the paper's tables.
 
     python scripts/evaluate.py fold parity autoencoder judge prior toon zero123 domain control costs
     python scripts/evaluate.py run --folder outputs/porcelain/a-vase-0
