@@ -7,12 +7,15 @@ from scipy import ndimage
 from core.errors import UserError
 
 
+SPECK = 1 / 1000  # of a picture: the largest highlight that is as bright as the background
+
+
 def foreground(image: Image.Image, tolerance: float = 0.04) -> np.ndarray:
     """Straight RGBA (H, W, 4) in [0, 1] of the one object in a picture.
 
     Alpha is the picture's own if it has one that says anything. Otherwise the background is the border's median colour, and the object
-    the largest region that differs from it by more than `tolerance` (or by the border's own noise), with holes filled.
-    Raises UserError when nothing is there.
+    the largest region that differs from it by more than `tolerance` (or by the border's own noise), with its specks filled: what is
+    larger is an opening, such as a handle's. Raises UserError when nothing is there.
     """
     rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
     rgb, alpha = rgba[..., :3], rgba[..., 3]
@@ -24,16 +27,25 @@ def foreground(image: Image.Image, tolerance: float = 0.04) -> np.ndarray:
         distance = np.abs(rgb - background).max(-1)
         noise = np.percentile(np.abs(border - background).max(-1), 90)
         solid = distance > max(tolerance, 2 * noise)
-        reach = max(1, round(min(solid.shape) / 64))  # gaps and specks of up to about a hundredth of the picture
+        reach = max(1, round(min(solid.shape) / 64))  # gaps and specks of up to about a hundredth of the picture's width
         solid = np.pad(solid, 2 * reach)
-        solid = ndimage.binary_closing(solid, iterations=reach)
-        solid = ndimage.binary_opening(ndimage.binary_fill_holes(solid), iterations=reach)
+        openings = larger_regions(ndimage.binary_fill_holes(solid) & ~solid, SPECK * image.width * image.height)
+        solid = ndimage.binary_fill_holes(ndimage.binary_closing(solid, iterations=reach)) & ~openings
+        solid = ndimage.binary_opening(solid, iterations=reach)
         alpha = largest_region(solid[2 * reach : -2 * reach, 2 * reach : -2 * reach]).astype(np.float32)
     else:
         alpha = alpha * largest_region(alpha > 0.5)
     if alpha.mean() < 0.002:
         raise UserError("no object stands out from the image's background: give one on a plain background or with transparency")
     return np.concatenate([rgb, alpha[..., None]], -1)
+
+
+def larger_regions(mask: np.ndarray, area: float) -> np.ndarray:
+    """Those regions of a mask that have more pixels than that."""
+    labels, _ = ndimage.label(mask)
+    large = np.bincount(labels.ravel()) > area
+    large[0] = False  # what is in no region
+    return large[labels]
 
 
 def largest_region(mask: np.ndarray) -> np.ndarray:

@@ -486,6 +486,24 @@ def test_a_sampled_picture_without_an_object_is_kept_and_the_advice_is_for_it(tm
     assert Image.open(tmp_path / "image.partial" / "source.png").getpixel((0, 0)) == (90, 90, 90)
 
 
+def test_what_was_made_of_another_object_is_off_the_record_where_now_there_is_none(picture, tmp_path):
+    """A table would take its figures for this one's."""
+
+    class Painter(SimpleNamespace):
+        def __call__(self, prompt, **kwargs):
+            return SimpleNamespace(images=[self.drawn])
+
+    def draw(drawn, fingerprint):
+        models = FakeModels()
+        models.pipe, models.fingerprint = Painter(**vars(models.pipe), drawn=drawn), fingerprint
+        return make(None, tmp_path, models=models).folder
+
+    folder = draw(Image.open(picture), "first")
+    with pytest.raises(pipeline.NoObject, match="no object stands out") as error:
+        draw(Image.new("RGB", (64, 64), (90, 90, 90)), "trained anew")
+    assert error.value.folder == folder and not RunFolder(folder).record["stages"]
+
+
 @pytest.mark.parametrize("kill_at", [3, 20])
 def test_a_run_stopped_by_ctrl_c_ends_as_one_that_was_not(picture, tmp_path, monkeypatch, kill_at):
     whole = make(picture, tmp_path / "whole")
@@ -622,12 +640,15 @@ def disc(background, colour, size=64, radius=15, centre=(24, 36)):
     return np.where(inside[..., None], colour, background).astype(np.uint8), inside
 
 
-def test_the_mask_is_the_object_with_its_holes_and_without_specks():
-    pixels, inside = disc((250, 250, 250), (40, 60, 200))
-    pixels[33:38, 22:27] = 250  # a highlight as bright as the background
-    pixels[3, 60] = 0  # dust
+def test_the_mask_is_the_object_with_its_openings_and_without_specks():
+    pixels, inside = disc((250, 250, 250), (40, 60, 200), size=128, radius=30, centre=(48, 72))
+    pixels[66:70, 44:48] = 250  # a highlight as bright as the background
+    pixels[3, 120] = 0  # dust
+    handle, ring = (disc((0, 0, 0), (1, 1, 1), 128, radius, (86, 72))[1] for radius in (16, 10))
+    pixels[handle & ~inside], pixels[ring & ~inside] = (40, 60, 200), 250
+    cup = (inside | handle) & ~(ring & ~inside)
     alpha = foreground(Image.fromarray(pixels))[..., 3] > 0.5
-    assert (alpha != inside).sum() < 25 and not alpha[3, 60] and alpha[35, 24]
+    assert (alpha != cup).sum() < 60 and not alpha[3, 120] and alpha[68, 46] and not alpha[72, 88]
 
 
 def test_alpha_is_taken_where_the_picture_has_it_and_the_object_is_framed():
