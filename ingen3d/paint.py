@@ -58,15 +58,17 @@ class PaintedField(nn.Module):
         """As a field's: density (N,) and colour (N, 3) at points x (N, 3)."""
         density, own = self.field(x, planes)
         colour, total = OWN**SHARPNESS * own, OWN**SHARPNESS
+        normal = self.normal(x, planes) if self.views else None
         for view in self.views:
-            seen, quality = look_up(view, x)
+            seen, quality = look_up(view, x, normal)
             weight = quality[:, None] ** SHARPNESS
             colour, total = colour + weight * seen, total + weight
         return density, colour / total
 
     def best(self, x: torch.Tensor) -> torch.Tensor:
         """The quality (N,) in which the best of the pictures shows points x (N, 3); 0 where none does."""
-        return torch.stack([x.new_zeros(len(x)), *(look_up(view, x)[1] for view in self.views)]).amax(0)
+        normal = self.normal(x, self.pyramid_sum()) if self.views else None
+        return torch.stack([x.new_zeros(len(x)), *(look_up(view, x, normal)[1] for view in self.views)]).amax(0)
 
     @torch.no_grad()
     def survey(self, camera: Cameras, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -86,15 +88,17 @@ class PaintedField(nn.Module):
         self.views.append(View(camera, picture, depth, quality))
 
 
-def look_up(view: View, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a picture shows at points x (N, 3): colour (N, 3) and quality (N,), 0 where they are hidden from it, before the surface or out of it."""
-    local = (x - view.camera.position()) @ view.camera.c2w()[0, :3, :3]  # the camera looks along -z
+def look_up(view: View, x: torch.Tensor, normal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a picture shows at points x (N, 3): colour (N, 3) and quality (N,), 0 where they are hidden from it, before the surface or out of it, or
+    on the other side of a thin wall, by their normals (N, 3)."""
+    ray = x - view.camera.position()
+    local = ray @ view.camera.c2w()[0, :3, :3]  # the camera looks along -z
     tan = torch.tan(torch.deg2rad(view.camera.fovy_deg) / 2)
     pixel = (local[:, :2] / (-local[:, 2:] * tan) * local.new_tensor([1, -1]))[None, None]
     maps = torch.cat([view.picture, view.quality[None], view.depth[None]])[None]
     *colour, quality, depth = F.grid_sample(maps, pixel, align_corners=False)[0, :, 0]
     off = (local.norm(dim=-1) - depth).abs() * quality.clamp(min=0.4)  # about as far as across the surface, which may be seen aslant
-    return torch.stack(colour, -1), quality * ((off < TOLERANCE) & (local[:, 2] < 0))
+    return torch.stack(colour, -1), quality * ((off < TOLERANCE) & (local[:, 2] < 0) & ((ray * normal).sum(-1) < 0))
 
 
 def paint(field: nn.Module, grid: OccupancyGrid, reference, pipe, prompt: str, settings: Settings, seed: int, folder: Path, quiet: bool) -> PaintedField:

@@ -39,6 +39,17 @@ class Balls(nn.Module):
         return self.density(x), self.colour(x)
 
 
+class Wall(Balls):
+    """An upright square across the x axis, of some thickness."""
+
+    def __init__(self, thickness):
+        super().__init__()
+        self.half = torch.tensor([thickness / 2, 0.5, 0.5])
+
+    def density(self, x, planes=None):
+        return 300 * torch.sigmoid(400 * (self.half - x.abs()).amin(-1))
+
+
 BALL = (0.0, 0.0, 0.0), 0.6
 
 
@@ -92,6 +103,18 @@ def test_what_stands_before_something_else_keeps_its_colour_to_itself():
     assert torch.allclose(colour, torch.stack([RED, GREY, GREEN]), atol=0.02)
 
 
+@pytest.mark.parametrize("thickness", [0.04, 0.08])
+def test_paint_does_not_go_through_a_wall_however_thin(thickness):
+    wall = Wall(thickness)
+    painted = painted_from(wall, (camera_at(0), flat(RED)))
+    sides = torch.tensor([[thickness / 2, 0, 0], [-thickness / 2, 0, 0]])
+    assert torch.allclose(painted(sides)[1], torch.stack([RED, GREY]), atol=1e-2)
+    depth, quality, best = painted.survey(camera_at(180), 64)[1:]
+    assert (quality > best)[depth > 0].float().mean() > 0.9, "the back is still to be made"
+    painted.add(camera_at(180), flat(GREEN), depth, quality)
+    assert torch.allclose(painted(sides)[1], torch.stack([RED, GREEN]), atol=1e-2)
+
+
 @pytest.mark.parametrize("unit", [1.0, 0.5])
 def test_a_view_of_a_field_gives_it_back_from_there(unit):
     """The right way up and not mirrored: octants of eight colours."""
@@ -110,7 +133,7 @@ def test_a_view_of_a_field_gives_it_back_from_there(unit):
 
 def test_a_point_behind_the_camera_is_not_in_its_picture():
     painted = painted_from(Balls(BALL), (camera_at(0), flat(RED)))
-    assert look_up(painted.views[0], torch.tensor([[5.8, 0.0, 0.0]]))[1] == 0
+    assert look_up(painted.views[0], torch.tensor([[5.8, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]]))[1] == 0
 
 
 class Sampler:
