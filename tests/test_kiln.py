@@ -2,12 +2,16 @@
 
 import runpy
 import signal
+import subprocess
+import sys
 from collections import Counter
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
@@ -240,12 +244,32 @@ def test_toon_shading_is_flat_outlined_and_of_the_objects_colour():
     assert drawn[edge].max() < 0.05
 
 
+def test_a_renderers_workers_end_with_one_that_is_killed():
+    code = """
+import multiprocessing, time
+from core.kiln import data
+data.renderer.load_mitsuba = lambda threads: time.sleep(600)
+worker = multiprocessing.get_context("fork").Process(target=data.start_worker)
+worker.start()
+print(worker.pid, flush=True)
+time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        worker = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    worker.wait(timeout=60)
+
+
 @pytest.mark.parametrize("steps", [100, 2000])
 def test_the_average_spans_the_same_share_of_a_training_however_long(steps):
-    averages = [torch.zeros(1), torch.zeros(1)]
+    averaged, model = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    for each in (averaged, model):
+        each.register_buffer("steps", torch.zeros(()))
     for step in range(1, steps + 1):
-        average(averages, [torch.tensor([step / steps]), torch.tensor([(step / steps) ** 2])], step)
-    mean, square = (float(x) for x in averages)
+        model.load_state_dict({"weight": torch.tensor([[step / steps]]), "bias": torch.tensor([(step / steps) ** 2]), "steps": torch.tensor(float(step))})
+        average(averaged, model, step)
+    mean, square = (float(x) for x in averaged.parameters())
+    assert float(averaged.steps) == steps
     assert mean == pytest.approx(0.95, abs=0.01) and (square - mean**2) ** 0.5 == pytest.approx(0.05, abs=0.002)
 
 
@@ -435,7 +459,7 @@ def test_a_layers_forward_pass_that_is_compiled_keeps_its_weights_names_and_is_c
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
     names = list(model.state_dict())
     model.compile(backend="eager")
-    copy = torch.optim.swa_utils.AveragedModel(model).module
+    copy = deepcopy(model)
     assert list(model.state_dict()) == names and torch.equal(copy(x := torch.randn(1, 3, 8, 8)), model(x))
 
 
@@ -458,7 +482,7 @@ def test_norms_of_a_training_in_bf16_compute_in_the_precision_that_they_are_give
     unet, z_t, context = tiny_pipeline().unet, torch.randn(2, 4, 4, 4), torch.randn(2, 5, 24)
     names, before = list(unet.state_dict()), unet(z_t, 5, context).sample
     loop.suit_norms(unet)
-    copy = torch.optim.swa_utils.AveragedModel(unet).module
+    copy = deepcopy(unet)
     assert list(unet.state_dict()) == names and torch.equal(copy(z_t, 5, context).sample, before)
     norms = [each for each in unet.modules() if isinstance(each, (torch.nn.GroupNorm, torch.nn.LayerNorm))]
     assert {type(each) for each in norms} == {loop.GroupNorm, loop.LayerNorm}

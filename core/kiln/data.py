@@ -9,11 +9,12 @@ import json
 import math
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -157,8 +158,8 @@ def render_world(folder: Path, world: str, objects: int, photo: int, wide: int, 
     for stray in (file for file in folder.glob("shard-*") if file.stem not in names):
         stray.unlink()
     todo = [s for s in shards if there.get(f"shard-{s:04d}") != origin(world, photo, wide, objects, s)]
-    if todo and find_spec("mitsuba") is None:
-        raise UserError("rendering wants Mitsuba: pip install 'ingen3d[kiln]'")
+    if todo:
+        renderer.check_renderer()
     with kept_in(folder), ProcessPoolExecutor(workers or os.cpu_count(), initializer=start_worker) as pool:
         jobs = pool.map(partial(render_shard, folder, world, photo, wide, objects), todo)
         for _ in tqdm(jobs, f"rendering {world}", total=len(todo), unit="shard", disable=quiet):
@@ -168,13 +169,26 @@ def render_world(folder: Path, world: str, objects: int, photo: int, wide: int, 
 def start_worker() -> None:
     """One core each; and Ctrl-C is the parent's affair: Mitsuba would end a picture half done, as if it were whole."""
     os.setsid()
+    threading.Thread(target=leave_with, args=(os.getppid(),), daemon=True).start()
     renderer.load_mitsuba(threads=1)
+
+
+def leave_with(parent: int) -> None:
+    """End this process when its parent has been killed, which could not tell it to."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def find_shards(folder: Path) -> dict[Path, dict]:
     """The records of all shards, of whatever version, by picture."""
     found = {file.with_suffix(".webp"): json.loads(file.read_text()) for file in sorted(folder.glob("shard-*.json"))}
     return {picture: shard for picture, shard in found.items() if picture.exists() and isinstance(shard, dict)}  # lists: from before there were versions
+
+
+def unrendered(folder: Path, objects: int) -> int:
+    """How many shards of so many objects are not there."""
+    return max(0, -(-objects // SHARD) - len(find_shards(folder)))
 
 
 def read_shards(folder: Path) -> dict[Path, dict]:

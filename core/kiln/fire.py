@@ -25,7 +25,7 @@ from ..images import contact_sheet, to_pil
 from ..pipeline import InDomainPipeline
 from ..sampling import new_sampler
 from . import autoencoder, clip, controlnet, judge, prior, zero123
-from .data import DOMAINS, WORLDS, Views, and_mirrored, choose, identity, load_records, load_views, on_white, origin, render_world, write_pictures
+from .data import DOMAINS, WORLDS, Views, and_mirrored, choose, identity, load_records, load_views, on_white, origin, render_world, unrendered, write_pictures
 from .loop import digest
 from .records import Record, digest_files, forget_places, has_changed
 
@@ -114,7 +114,10 @@ class Kiln:
         return Record(self.cache / "stages" / f"{stage}.json")
 
     def check_order(self, stage: str) -> None:
-        """Raises UserError where a model that a stage starts from has not been made."""
+        """Raises UserError where a model that a stage starts from has not been made; warns of worlds that are rendered in part."""
+        for world in STAGES[stage].worlds:
+            if lacking := unrendered(self.renders / world, OBJECTS[world][0]):
+                logger.warning("%d shards of %s are not rendered: when they are, %s starts anew", lacking, world, stage)
         for model in STAGES[stage].models:
             for name, earlier in STAGES.items():
                 missing = [part for part in earlier.writes if Path(part).is_relative_to(model) and not (self.weights / part).is_dir()]

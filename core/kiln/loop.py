@@ -1,5 +1,6 @@
 """The one training loop of the kiln: resumable, logged, with a moving average; in bf16, and compiled or recorded, where that is faster."""
 
+import copy
 import csv
 import hashlib
 import json
@@ -13,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from ..checkpoints import checkpointed, fingerprint, save_atomically, write_atomically
@@ -112,12 +112,16 @@ def generator(device: torch.device) -> torch.Generator:
     return torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
 
 
-def average(averages: list[torch.Tensor], currents: list[torch.Tensor], count: int) -> None:
-    """Move averages towards the weights after `count` steps so that they span the last tenth or so of those, however many there are.
+@torch.no_grad()
+def average(averaged: nn.Module, model: nn.Module, count: int) -> None:
+    """Move an average towards the weights after `count` steps so that it spans the last tenth or so of those, however many there are; buffers are copied.
 
     Karras et al. 2024, Sec. 3: a power function's profile, here of a relative width of 0.05. A fixed decay is too long for some stages, too short for others.
+    torch's AveragedModel has a counter that each step would wait for on a GPU.
     """
-    torch._foreach_lerp_(averages, currents, 1 - (1 - 1 / count) ** 18)
+    torch._foreach_lerp_([*averaged.parameters()], [*model.parameters()], 1 - (1 - 1 / count) ** 18)
+    for theirs, ours in zip(averaged.buffers(), model.buffers()):
+        theirs.copy_(ours)
 
 
 def fit(
@@ -153,15 +157,14 @@ def fit(
     fused = on_gpu or device.type == "cpu"  # one by one parameters take a tenth of a small network's step
     rate = torch.tensor(learning_rate, device=device if on_gpu else "cpu")  # a tensor, as the number that a recorded step has stays what it was
     optimizer = torch.optim.AdamW(params, rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=fused, capturable=on_gpu)
-    averaged = AveragedModel(model, multi_avg_fn=lambda ours, theirs, _: average(ours, theirs, step))  # _: the same on a GPU, which would have to be waited for
-    averaged.requires_grad_(False)
+    averaged = copy.deepcopy(model).requires_grad_(False)
     first, means, made_from = 0, {}, f"{fingerprint(model)} {made_from} {learning_rate:g} {weight_decay:g}"
     state = torch.load(checkpoint, map_location=device, weights_only=True) if checkpoint.exists() else {}
-    if state and (state.get("made_from") != made_from or state["step"] > steps):
+    if state and (state.get("made_from") != made_from or state["step"] > steps or "averaged" not in state):
         logger.info("%s was begun otherwise, or is for longer already: it starts anew", folder.name)
     elif state:
         model.load_state_dict(state["model"])
-        averaged.load_state_dict(state["average"])
+        averaged.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
         optimizer.param_groups[0]["lr"] = rate
         first, means = state["step"], state.get("means", {})
@@ -169,7 +172,7 @@ def fit(
     rows = cut_log(log, first)
 
     def save(step: int) -> None:
-        state = {"model": model.state_dict(), "average": averaged.state_dict(), "optimizer": optimizer.state_dict()}
+        state = {"model": model.state_dict(), "averaged": averaged.state_dict(), "optimizer": optimizer.state_dict()}
         save_atomically(state | {"step": step, "made_from": made_from, "means": {k: float(v) for k, v in means.items()}}, checkpoint)
         draw_curves(log, folder / "loss.svg")
 
@@ -189,7 +192,7 @@ def fit(
             torch.manual_seed(step)
             rate.fill_(learning_rate * min(1, (step + 1) / warmup) * (0.55 + 0.45 * math.cos(math.pi * step / steps)))
             terms = take(step)
-            averaged.update_parameters(model)
+            average(averaged, model, step + 1)
             for key, value in terms.items():  # tensors and not their numbers, for which a GPU would have to be waited for
                 means[key] = 0.98 * means.get(key, value) + 0.02 * value
             if (step + 1) % 20 == 0 or step + 1 == steps:
@@ -199,8 +202,8 @@ def fit(
                 rows += 1
             if sample and ((step + 1) % sample_every == 0 or step + 1 == steps):
                 with torch.inference_mode():
-                    sample(averaged.module, step + 1)
-    return averaged.module.eval()
+                    sample(averaged, step + 1)
+    return averaged.eval()
 
 
 def cut_log(log: Path, step: int) -> int:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 
+from ..errors import UserError
 from .glazes import Surface
 from .shapes import Part
 
@@ -54,6 +56,12 @@ def load_mesh(mi, parts: list[Part], surface: Surface, material):
     params["faces"] = faces.astype(np.uint32).ravel()
     params.update()
     return mesh
+
+
+def check_renderer() -> None:
+    """Raises UserError where there is no Mitsuba."""
+    if find_spec("mitsuba") is None:
+        raise UserError("rendering wants Mitsuba: pip install 'ingen3d[kiln]'")
 
 
 def load_mitsuba(threads: int | None = None):
