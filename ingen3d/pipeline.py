@@ -45,7 +45,13 @@ class Run:
 
 
 class NoObject(UserError):
-    """The models made nothing that can be lifted or meshed."""
+    """The models made nothing that can be lifted, or meshed: what a stage lacks. folder: the run's, whose record has the stages before that."""
+
+    folder: Path
+
+    def __init__(self, message: str, stage: str):
+        super().__init__(message)
+        self.stage = stage
 
 
 def text_to_3d(
@@ -121,6 +127,11 @@ def text_to_3d(
             field, grid, mark = refine_stage(run, models, settings, reference, field, grid, prompt, seed, quiet, device, mark)
         field, mark = paint_stage(run, models, settings, reference, field, grid, prompt, seed, quiet, device, mark)
         mesh_stage(run, settings, field, grid, quiet, device, mark)
+    except NoObject as error:
+        run.forget(error.stage)  # what an earlier run made of another object, and from it
+        run.write_record()
+        error.folder = run.path
+        raise
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"{str(stop) or 'stopped'}; what is done is in '{run.path}': run the same command again to go on") from None
 
@@ -195,7 +206,7 @@ def sample_object(pipe: InDomainPipeline, prompt: str, s: ImageSettings, seed: i
         return foreground(source)
     except UserError as error:
         advice = f"try another --seed, a prompt such as '{prompt} on a white background', or --image"
-        raise NoObject(f"no object stands out from the background of the sampled picture '{file}': {advice}") from error
+        raise NoObject(f"no object stands out from the background of the sampled picture '{file}': {advice}", "image") from error
 
 
 def init_stage(run: RunFolder, models: Models, settings: Settings, reference, seed, quiet, device, mark):
@@ -312,7 +323,7 @@ def mesh_stage(run: RunFolder, settings: Settings, field, grid, quiet, device, m
     try:
         bare = meshes.extract(field, s.resolution, s.threshold, s.faces, quiet)
     except ValueError as error:
-        raise NoObject(f"no mesh: {error}; try another --seed, more --steps or a lower mesh.threshold") from error
+        raise NoObject(f"no mesh: {error}; try another --seed, more --steps or a lower mesh.threshold", "mesh") from error
     glb = meshes.export(meshes.textured(field, bare, s.texture_size), partial)
     write_video(partial, turntable(field, grid, settings.turntable, settings.camera, settings.turntable.frames, device, quiet=quiet))
     run.end("mesh", mark, as_folder=False, metrics=meshes.facts(glb))

@@ -151,7 +151,7 @@ class Pots:
             return run.folder, True
         except NoObject as error:
             logger.warning("%s, %s, seed %d: %s", method.title, name, seed, error)
-            return next(out.glob("*/*/run.json")).parent, False
+            return error.folder, False
 
     def from_text(self, key: str, name: str, seed: int, folder: Path) -> dict[str, Any]:
         """kid, class and consistency of the turntable's views, whether there is a mesh, and seconds. An object without views has none of the first."""
