@@ -14,6 +14,7 @@ from core.evaluation import features, kiln, study, tables
 from core.evaluation.cells import Cell, Cells
 from core.evaluation.report import Column, Grid, Models, Report, Section, Table
 from core.evaluation.worlds import shipped
+from core.kiln.renderer import check_renderer
 from core.presets import find_preset
 from core.training.domain import find_process
 
@@ -100,12 +101,14 @@ def table3d(
 
 
 def check_measurable(preset: str, domains: Sequence[str]) -> None:
-    """Raises UserError for a preset without a judge and for domains that nothing is rendered of: no prior can be fine-tuned for these here."""
+    """Raises UserError for a preset without a judge, for domains that nothing is rendered of, as no prior can be fine-tuned for these here, and
+    where true objects cannot be rendered."""
     if find_preset(preset).judge is None:
         raise UserError(f"the 3D table needs a judge and a world of known objects, and '{preset}' has none: give --preset kiln")
     for name in domains:
         kiln.check_world(name, "the 3D table")
         find_domain(name)
+    check_renderer()
 
 
 def fine_tune(preset: str, domain: str, out: Path, counts: study.Counts, device: torch.device, quiet: bool,
@@ -175,5 +178,5 @@ def summary(found: list[dict[str, float] | None]) -> dict[str, Any]:
     """Means over the objects that there are so far, with 95% intervals by bootstrap over them where there are several."""
     found = [figures for figures in found if figures is not None]
     columns = {key: [figures[key] for figures in found if key in figures] for key in dict.fromkeys(k for figures in found for k in figures)}
-    intervals = {key: features.with_interval(lambda x: float(x.mean()), torch.tensor(values)) for key, values in columns.items() if len(values) > 1}
+    intervals = {key: features.mean_with_interval(torch.tensor(values)) for key, values in columns.items() if len(values) > 1}
     return {"count": len(found)} | {key: values[0] for key, values in columns.items()} | intervals

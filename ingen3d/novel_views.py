@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from core.errors import UserError
 from core.images import to_pil
-from core.kiln.data import load_views, on_white
+from core.kiln.data import choose, load_views, on_white
 from core.kiln.renderer import FOV_DEG
 
 from .cameras import Cameras
@@ -28,7 +28,8 @@ def novel_view_quality(model: Zero123, data: Path, count: int = 200, seed: int =
     for i, record in enumerate(views.records):
         of[record["object"]].append(i)
     pairs = []
-    for rows in list(of.values())[:: max(1, len(of) // count)][:count]:
+    objects = list(of.values())
+    for rows in (objects[i] for i in choose(len(objects), count)):
         reference = rng.choice([i for i in rows if views.records[i]["photo"]])
         pairs.append((reference, rng.choice([i for i in rows if i != reference])))
     psnr, iou, generator = [], [], torch.Generator().manual_seed(seed)

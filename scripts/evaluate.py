@@ -36,8 +36,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measure", choices=[*MEASURES, *TABLES], nargs="+")
     parser.add_argument("--folder", type=Path, help="the run to judge, for `run`")
-    parser.add_argument("--domain", action="append", default=[], help="for `domain`, `control` and `costs`, porcelain by default; for `domain` and "
-                        "tables several may be given, for tables all that ship by default, for `rectification` with the styles of checkpoints that do; "
+    parser.add_argument("--domain", action="append", default=[], help="for `domain`, `control` and `costs`, porcelain by default; several may be "
+                        "given; for tables all that ship by default, for `rectification` with the styles of checkpoints that do; "
                         "`run` takes the run's own")
     parser.add_argument("--images", type=int, help="samples for FID (default: 2000; 1000 of each setting for `costs`), objects for `zero123` (200), "
                         "held-out pictures for `control` (200)")
@@ -106,12 +106,11 @@ def print_figures(names: list[str], args: argparse.Namespace) -> None:
     from ingen3d.zero123 import Zero123
 
     domains = args.domain or ["porcelain"]
-    domain = domains[-1]
     if {"domain", "control", "costs"} & set(names):
         for name in domains:
             find_domain(name)  # a mistyped one is an error now
             kiln.check_world(name)
-    run_domain = finished_record(args.folder)["domain"] if "run" in names else domain
+    run_domain = finished_record(args.folder)["domain"] if "run" in names else ""
     if run_domain is None:
         raise UserError(f"the run in '{args.folder}' was made without a domain: there are no renders to compare it with")
     if "run" in names:
@@ -131,8 +130,8 @@ def print_figures(names: list[str], args: argparse.Namespace) -> None:
         "zero123": lambda: novel_view_quality(Zero123.from_pretrained(PRESETS["kiln"].zero123, vae=PRESETS["kiln"].prior), data, args.images or 200,
                                               quiet=args.quiet),
         "domain": lambda: ({name: kiln.domain_fidelity(data, name, args.images or 2000, args.quiet)} for name in domains),
-        "control": lambda: kiln.control_agreement(data, domain, args.images or 200, args.quiet),
-        "costs": lambda: kiln.sampling_costs(data, domain, args.images or 1000, args.quiet),
+        "control": lambda: ({name: kiln.control_agreement(data, name, args.images or 200, args.quiet)} for name in domains),
+        "costs": lambda: ({name: kiln.sampling_costs(data, name, args.images or 1000, args.quiet)} for name in domains),
         "run": lambda: kiln.run_quality(args.folder, data, Path(run_domain).name) | facts(args.folder / "mesh.glb"),
     }
     for name in names:

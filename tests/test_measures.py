@@ -9,7 +9,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from core.errors import UserError
 from core.evaluation import kiln
-from core.evaluation.features import density_coverage, fid, kid, memorising, nearest, win_rates, with_interval
+from core.evaluation.features import density_coverage, fid, fid_with_interval, kid, mean_with_interval, memorising, nearest, win_rates
 from core.evaluation.readers import ClipReader, JudgeReader, asked
 from core.images import to_pil
 from core.kiln import data, judge
@@ -26,16 +26,23 @@ def gaussian(count, dim=4, mean=0.0, seed=0):
 def test_the_interval_covers_the_true_frechet_distance_about_as_often_as_it_says():
     hits = []
     for trial in range(20):
-        value, low, high = with_interval(fid, gaussian(1500, seed=2 * trial), gaussian(1500, mean=0.5, seed=2 * trial + 1), resamples=60)
+        value, low, high = fid_with_interval(gaussian(1500, seed=2 * trial), gaussian(1500, mean=0.5, seed=2 * trial + 1), resamples=60)
         assert low < value < high < 2 * value
         hits.append(low < 4 * 0.5**2 < high)  # of unit Gaussians whose means are 0.5 apart in each of 4 directions
     assert sum(hits) >= 16
 
 
 def test_the_interval_shrinks_with_the_count_and_is_the_same_each_time():
-    small, large = (with_interval(fid, gaussian(n, seed=1), gaussian(n, mean=1.0, seed=2), resamples=60) for n in (200, 3200))
+    small, large = (fid_with_interval(gaussian(n, seed=1), gaussian(n, mean=1.0, seed=2), resamples=60) for n in (200, 3200))
     assert large[2] - large[1] < 0.5 * (small[2] - small[1])
-    assert small == with_interval(fid, gaussian(200, seed=1), gaussian(200, mean=1.0, seed=2), resamples=60)
+    assert small == fid_with_interval(gaussian(200, seed=1), gaussian(200, mean=1.0, seed=2), resamples=60)
+
+
+def test_the_interval_of_a_share_is_one_of_shares():
+    assert mean_with_interval(torch.tensor([0.0, 1.0])) == (0.5, 0.0, 1.0)
+    value, low, high = mean_with_interval((torch.rand(400, generator=torch.Generator().manual_seed(0)) < 0.9).float())
+    spread = 1.96 * (value * (1 - value) / 400) ** 0.5
+    assert low == pytest.approx(value - spread, abs=0.01) and high == pytest.approx(value + spread, abs=0.01)
 
 
 class Mean(torch.nn.Module):

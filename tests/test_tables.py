@@ -233,6 +233,9 @@ def test_figures_of_another_count_model_or_extractor_are_other_cells(tiny):
     with torch.no_grad():
         other.extractor.weight += 1
     assert key != other.figures(world, one, "unconditional").key
+    of_noise = replace_study(found)
+    of_noise.prior.scheduler = type(found.prior.scheduler).from_config(found.prior.scheduler.config, beta_end=0.05)
+    assert key != of_noise.figures(world, one, "unconditional").key
 
 
 def test_weights_of_ours_hold_for_texts_and_edges_and_not_where_there_is_neither(tiny, made):
@@ -289,6 +292,24 @@ def test_a_cell_is_computed_once_and_again_when_what_it_depends_on_changes(tmp_p
     assert [cells.make(cell(seed=0)) for _ in range(2)] == [{"value": 1}] * 2
     assert cells.make(cell(seed=1)) == {"value": 2} and cells.make(cell(seed=0)) == {"value": 1}
     assert (cells.folder(cell(seed=0)) / "note.txt").read_text() == "kept"
+
+
+def test_two_commands_at_one_cell_leave_it_whole(tmp_path):
+    """The second begins it while the first is at work, and is done first."""
+    cells = Cells(tmp_path, quiet=True)
+
+    def make(folder):
+        (folder / "features.npy").write_text("whole")
+        return {"value": 1}
+
+    def slowly(folder):
+        figures = make(folder)
+        cells.make(Cell("a", {}, make))
+        return figures
+
+    cells.make(Cell("a", {}, slowly))
+    folder = cells.folder(Cell("a", {}, None))
+    assert (folder / "features.npy").read_text() == "whole" and list(tmp_path.iterdir()) == [folder]
 
 
 def test_what_fails_leaves_no_cell(tmp_path):
@@ -380,7 +401,7 @@ def test_worlds_of_folders_hold_pictures_out_and_say_what_is_missing(pictures, t
     train, held_out = ({file.resolve() for file in folder.iterdir()} for folder in (world.train, world.held_out))
     assert len(held_out) == 3 and not train & held_out and train | held_out == set(pictures.resolve().iterdir())
     (tmp_path / "one").mkdir()
-    (tmp_path / "one" / "a.png").symlink_to(next(pictures.iterdir()))
+    shutil.copy(next(pictures.iterdir()), tmp_path / "one" / "a.png")
     with pytest.raises(UserError, match="'clay' is no world of the kiln's: give its pictures with --data"):
         worlds.find_worlds(find_preset("kiln"), ["clay"], None, None, prompts, tmp_path / "data")
     with pytest.raises(UserError, match="--held-out has no effect without --data: leave it out"):
@@ -391,6 +412,26 @@ def test_worlds_of_folders_hold_pictures_out_and_say_what_is_missing(pictures, t
                         ((["clay"], pictures, None, tmp_path / "no.txt"), "no.txt")):
         with pytest.raises(UserError, match=said):
             worlds.find_worlds(sd15, *given, tmp_path / "data")
+
+
+def test_nothing_that_is_held_out_is_learned_from_and_captions_beside_pictures_are_none(pictures, tmp_path):
+    sd15, prompts = find_preset("sd15"), tmp_path / "prompts.txt"
+    prompts.write_text("a vase\na bowl\n")
+    data = shutil.copytree(pictures, tmp_path / "data")
+    for picture in list(data.iterdir()):
+        picture.with_suffix(".json").write_text("{}")
+    (world,) = worlds.find_worlds(sd15, ["clay"], data, None, prompts, tmp_path / "work")
+    assert {link.suffix for folder in (world.train, world.held_out) for link in folder.iterdir()} == {".png"}
+    test = shutil.copytree(pictures, data / "test")
+    for held_out in (test, data):
+        with pytest.raises(UserError, match=r"are in .*data too, such as .*: hold out pictures that are in no other folder"):
+            worlds.find_worlds(sd15, ["clay"], data, held_out, prompts, tmp_path / "work")
+    apart = test.rename(tmp_path / "apart")
+    assert worlds.find_worlds(sd15, ["clay"], data, apart, prompts, tmp_path / "work")[0].held_out == apart
+    for picture in apart.iterdir():
+        picture.write_bytes(b"no picture")
+    with pytest.raises(UserError, match="apart holds no usable image"):
+        worlds.find_worlds(sd15, ["clay"], data, apart, prompts, tmp_path / "work")
 
 
 def test_pictures_are_laid_out_anew_where_their_folder_has_moved(pictures, tmp_path):

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from accelerate import PartialState
 from tqdm import tqdm
 
-from ..checkpoints import write_atomically
+from ..checkpoints import replaced_whole
 from ..interrupts import kept_in
 from ..results import slug
 
@@ -52,13 +51,9 @@ class Cells:
         """The figures, computed if there are none."""
         if (figures := self.read(cell)) is not None:
             return figures
-        folder = self.folder(cell)
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        record = {"name": cell.name, "depends": cell.depends, "figures": cell.make(partial)}
-        write_atomically(json.dumps(record, indent=2, default=str) + "\n", partial / "cell.json")
-        partial.rename(folder)
+        with replaced_whole(self.folder(cell)) as new:  # of several commands over one folder each has its own
+            record = {"name": cell.name, "depends": cell.depends, "figures": cell.make(new)}
+            (new / "cell.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
         return record["figures"]
 
     def make_all(self, cells: Sequence[Cell], on_figures: Callable[[], None] = lambda: None) -> None:

@@ -22,7 +22,7 @@ from ..kiln.loop import digest
 from ..presets import BASELINE, find_preset
 from ..sample import load
 from ..training.data import Pictures
-from ..training.domain import find_process
+from ..training.domain import find_process, prior_fingerprint
 from . import features
 from .cells import Cell, Cells
 from .contenders import Contender, Customised, InDomain, describe, stamp, train
@@ -110,7 +110,7 @@ class Study:
 
     @cached_property
     def prior_weights(self) -> str:
-        return fingerprint(self.prior.unet, self.prior.vae, self.prior.text_encoder)
+        return prior_fingerprint(self.prior, self.prior.unet, self.prior.vae, self.prior.text_encoder)
 
     @cached_property
     def extractor_weights(self) -> str:
@@ -166,7 +166,7 @@ class Study:
             said = describe(name, Path(name))
         else:
             model = load(name, device=self.device, vae=self.prior.vae)
-            said = {"weights": fingerprint(model.unet, model.text_encoder), "parameters": 0, "prompt": "", "phrase": "a photo of {prompt}"}
+            said = {"weights": prior_fingerprint(model, model.unet, model.text_encoder), "parameters": 0, "prompt": "", "phrase": "a photo of {prompt}"}
         return Customised(name, name, steps=0, negative_prompt=world.negative_prompt, **said)
 
     def reference(self, world: World) -> Cell:
@@ -198,7 +198,7 @@ class Study:
                 picture.thumbnail(THUMBNAIL)
             save_strip(pictures, folder)
             some = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(self.counts.seed))[: self.counts.images]
-            return features.fidelity(train, held_out[some], held_out, self.counts.resamples)
+            return features.fidelity(train, held_out[some], held_out, self.counts.resamples, self.device)
 
         depends = {"reference": self.reference(world).key, **{key: getattr(self.counts, key) for key in ("images", "resamples", "seed")}}
         return Cell(f"{world.name} held out", depends, make)
@@ -287,9 +287,9 @@ class Study:
             shown = sorted((file for part in parts for file in self.cells.folder(part).glob("*.png")), key=lambda file: file.name)
             save_strip([Image.open(file) for file in shown], folder)
             if task == "unconditional":
-                return features.fidelity(train, fake, held_out, self.counts.resamples)
-            means = {key: features.with_interval(lambda x: float(x.mean()), x, resamples=1000) for key, x in each.items()}
-            return means | {"images": len(fake), "fid": features.with_interval(features.fid, train, fake, resamples=self.counts.resamples)}
+                return features.fidelity(train, fake, held_out, self.counts.resamples, self.device)
+            means = {key: features.mean_with_interval(x) for key, x in each.items()}
+            return means | {"images": len(fake), "fid": features.fid_with_interval(train, fake, self.counts.resamples, self.device)}
 
         depends = {"parts": [part.key for part in parts], "reference": reference.key, "resamples": self.counts.resamples}
         return Cell(f"{world.name} {contender.name} {task}", depends, make)

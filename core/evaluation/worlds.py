@@ -4,14 +4,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from ..checkpoints import replaced_whole
 from ..domains import read_domain
 from ..errors import UserError
 from ..presets import PRESETS, WEIGHTS, Preset
-from ..training.data import files_in
+from ..training.data import MIN_SIDE, Pictures, is_picture, walk
 
 HEADS = ("head wearing a hat", "smiling head", "head wearing glasses", "head with a beard", "surprised head", "smiling head wearing a hat",
          "head with a beard, wearing glasses", "head wearing a hat and glasses", "surprised head with a beard", "smiling head wearing glasses")
@@ -112,26 +111,35 @@ def attribute_prompts(records: list[dict], vocabulary: Mapping[str, Sequence[str
 
 
 def in_folders(name: str, data: Path, held_out: Path | None, prompts: tuple[str, ...], work: Path, negative_prompt: str) -> World:
-    """A user's pictures; without others to hold out every twentieth is, and the two parts are laid out as links."""
+    """A user's pictures; without others to hold out every twentieth is, and the two parts are laid out as links. Raises UserError."""
     for folder in filter(None, (data, held_out)):
         if not folder.is_dir():
             raise UserError(f"no such folder of images: {folder}")
     key = hashlib.sha256(json.dumps([listing(folder) for folder in (data, held_out) if folder]).encode()).hexdigest()[:16]
     if held_out:
-        if len(list(islice(files_in(held_out), 2))) < 2:
+        kept = files_of(held_out)
+        if shared := kept & files_of(data):
+            raise UserError(f"{len(shared)} files of {held_out} are in {data} too, such as {min(shared).name}: hold out pictures that are in no other folder")
+        if sum(map(is_picture, kept)) < 2 and not any(path.suffix == ".tar" for path in kept):
             raise UserError(f"{held_out} has fewer than 2 pictures: hold out more, such as a twentieth of them all")
+        next(iter(Pictures(held_out, MIN_SIDE)))  # one without a usable picture is an error before anything is learned
         return World(name, data, held_out, key, prompts, negative_prompt)
     folder = work / f"{name}-{key[:8]}"
     if not folder.exists() or any(not link.exists() for link in folder.rglob("*")):  # the pictures have moved
-        files = sorted(Path(path) for path, _ in files_in(data))  # by name, the same on every disk
-        if len(files) < 2 * HELD_OUT_EVERY or any(not path.is_file() for path in files):
-            raise UserError(f"{data} has {len(files)} files, too few to hold every {HELD_OUT_EVERY}th out, or tar files: give --held-out FOLDER")
+        files = sorted(path for path in walk(data, set()) if is_picture(path))  # by name, the same on every disk
+        if len(files) < 2 * HELD_OUT_EVERY:
+            raise UserError(f"{data} has {len(files)} pictures that are no tar file's, too few to hold every {HELD_OUT_EVERY}th out: give --held-out FOLDER")
         with replaced_whole(folder) as new:
             for i, path in enumerate(files):
                 link = new / ("train" if i % HELD_OUT_EVERY else "held-out") / f"{i:06d}{path.suffix}"
                 link.parent.mkdir(exist_ok=True)
                 link.symlink_to(path.resolve())
     return World(name, folder / "train", folder / "held-out", key, prompts, negative_prompt)
+
+
+def files_of(folder: Path) -> set[Path]:
+    """All files below a folder, by where they really are."""
+    return {path.resolve() for path in walk(folder, set()) if path.is_file()}
 
 
 def listing(folder: Path) -> list[tuple[str, int]]:

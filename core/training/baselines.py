@@ -11,7 +11,7 @@ import diffusers
 import torch
 from diffusers import DDPMScheduler, SchedulerMixin, StableDiffusionPipeline
 
-from ..checkpoints import fingerprint, replaced_whole
+from ..checkpoints import replaced_whole
 from ..devices import suit_attention
 from ..domains import public_name, unet_fingerprint
 from ..errors import UserError, check_seed
@@ -20,7 +20,7 @@ from ..pipeline import InDomainPipeline
 from ..presets import BASELINE, find_preset, wanted
 from .checks import check_numbers, check_target, load_prior
 from .data import Pictures, find_file
-from .domain import describe, find_latents, find_process, open_work
+from .domain import describe, find_latents, find_process, open_work, prior_fingerprint
 from .fit import denoising_gradients, find_precision, fit
 from .methods import Baseline, domain_words, find_method
 
@@ -86,7 +86,7 @@ def train_baseline(
         next(iter(pictures))  # a source without an image is an error before anything is written
     prior_unet = unet_fingerprint(pipe.unet)
     settings = {"method": method, "name": name, "data": pictures.source, "image_column": image_column, "prior": str(preset),
-                "prior_weights": fingerprint(pipe.unet, pipe.vae, pipe.text_encoder), "batch_size": batch_size, "learning_rate": learning_rate,
+                "prior_weights": prior_fingerprint(pipe, pipe.unet, pipe.vae, pipe.text_encoder), "batch_size": batch_size, "learning_rate": learning_rate,
                 "snr_gamma": snr_gamma, "ema_decay": ema_decay, "seed": seed, "mixed_precision": mixed_precision}
     if mixed_precision != "no":
         suit_attention(pipe.unet, device)

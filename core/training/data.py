@@ -121,10 +121,15 @@ def files_in_tar(shard: Path) -> Iterator[tuple[str, BinaryIO]]:
     try:
         with tarfile.open(shard, "r|") as files:
             for member in files:
-                if member.isfile() and Path(member.name).suffix.lower() in Image.registered_extensions():
+                if member.isfile() and is_picture(member.name):
                     yield f"{shard}/{member.name}", BytesIO(files.extractfile(member).read())
     except (tarfile.TarError, OSError) as error:
         logger.warning("skipped %s from here on: %s", shard, reason(error))
+
+
+def is_picture(name: str | Path) -> bool:
+    """Whether a file is one by its name: captions and labels may lie beside pictures."""
+    return Path(name).suffix.lower() in Image.registered_extensions()
 
 
 def files_in_dataset(name: str, column: str | None) -> Iterator[tuple[str, BinaryIO]]:

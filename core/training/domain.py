@@ -1,5 +1,6 @@
 """Domain learning from images alone (Sec. 3.3): a folder of pictures -> text feature -> null-text UNet -> a domain's folder."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from diffusers import DDPMScheduler
+from torch import nn
 
 from ..checkpoints import cached, fingerprint, write_atomically
 from ..devices import find_device, suit_attention
@@ -117,7 +119,7 @@ def train_domain(
     if not resume or not file.exists():
         next(iter(pictures))  # a source without an image is an error before anything is written
     settings = {"name": name, "data": pictures.source, "image_column": image_column, "prior": str(preset),
-                "prior_weights": fingerprint(pipe.unet, pipe.vae), "batch_size": batch_size, "learning_rate": learning_rate,
+                "prior_weights": prior_fingerprint(pipe, pipe.unet, pipe.vae), "batch_size": batch_size, "learning_rate": learning_rate,
                 "snr_gamma": snr_gamma, "feature_steps": feature_steps, "ema_decay": ema_decay, "seed": seed, "mixed_precision": mixed_precision,
                 "lr_scheduler": lr_scheduler} | ({"fid_images": fid_images} if fid_every else {})
     if lr_scheduler != "constant":
@@ -161,6 +163,13 @@ def train_domain(
         save_domain(domain, unet.to(dtype), feature)
     state.wait_for_everyone()
     return out
+
+
+def prior_fingerprint(pipe: InDomainPipeline, *modules: nn.Module) -> str:
+    """Tells a prior from others: by the weights of these of its modules, by its noise schedule, and by the scale of its latents."""
+    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    told = f"{fingerprint(*modules)} {scheduler.config.prediction_type} {scheduler.alphas_cumprod.tolist()} {pipe.vae.config.scaling_factor}"
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def find_process(device: torch.device | str | None) -> tuple[PartialState, torch.device]:
