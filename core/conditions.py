@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from PIL import Image
 from skimage.feature import canny as canny_edges
@@ -92,6 +93,13 @@ def check_interval(name: str, start: float, end: float) -> None:
     """Raise UserError for what are no fractions of the steps, in order."""
     if not 0 <= start < end <= 1:
         raise UserError(f"{name}: {start} to {end} is no share of the steps, give a start below the end, both in [0, 1]")
+
+
+def check_scales(**scales: float | Sequence[float] | None) -> None:
+    """Raise UserError for a scale that is no finite number; None is none."""
+    for name, scale in scales.items():
+        if scale is not None and not torch.as_tensor(scale, dtype=torch.float32).isfinite().all():
+            raise UserError(f"{name} is {scale}: give finite numbers")
 
 
 def check_terms(terms: Sequence[Term], unet: UNet2DConditionModel, batch: int) -> None:

@@ -83,6 +83,9 @@ def read_domain(folder: Path) -> Domain:
         domain = Domain(folder, **{key.name: record[key.name] for key in fields(Domain) if key.name in record})
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"'{folder}' is no domain: its domain.json is missing or wrong ({error}); scripts/train_domain.py makes one") from error
+    for name in ("phrase", "negative_prompt"):
+        if not isinstance(said := getattr(domain, name), str):
+            raise UserError(f"{name} is {said!r} in '{folder}/domain.json': give words in quotes")
     if "{prompt}" not in domain.phrase:
         raise UserError(f"the phrase '{domain.phrase}' in '{folder}/domain.json' lacks the place for the prompt: write {{prompt}} in it")
     check_arc(domain.arc_deg, f" in '{folder}/domain.json'")

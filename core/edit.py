@@ -31,8 +31,8 @@ def edit(
     """A picture (or its file) made over: encoded, given noise up to `strength`, denoised with the rule (SDEdit, Meng et al. 2022).
 
     prompt None asks for the domain alone. strength: 0 keeps the picture, 1 makes it anew. mask: of the image's size, white where to edit;
-    the rest keeps the image's own pixels, at the result's size. height, width: of the result; by default it keeps the image's proportions
-    and its shorter side is the prior's resolution. Where they ask for other proportions, the image's centre is taken.
+    the rest, its transparent parts too, keeps the image's own pixels, at the result's size. height, width: of the result; by default it
+    keeps the image's proportions and its shorter side is the prior's resolution. Where they ask for others, the image's centre is taken.
     controls, custom, settings: as in `sample`. Raises UserError.
     """
     image, mask = (load_image(given) if isinstance(given, str | Path) else given for given in (image, mask))
@@ -40,7 +40,7 @@ def edit(
         raise UserError("the mask is {} x {} px and the image {} x {}: give them one size".format(*mask.size, *image.size))
     pipe = load(preset, domain, device)
     size = new_size(image.size, (width, height), pipe)
-    image, mask = (given and fit(given, size) for given in (image, mask))
+    image, mask = fit(image, size), mask and fit(mask, size, "black")  # where a mask is transparent nothing was painted
     more = conditions(pipe, size, controls, custom)
     edited = mask and mask.convert("L").point(lambda value: 255 * (value > 127))  # as the pipeline reads it
 

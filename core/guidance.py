@@ -89,9 +89,10 @@ class MultiGuidance:
         if in_between:
             moved = eps[anew[0]] - self.held[anew[0]]
             return {i: self.held[i] + moved for i in used}
-        self.held, self.held_at, self.held_controls = eps, int(step.i[0]), at_work
+        self.held, self.held_at, self.held_controls = {i: each.detach() for i, each in eps.items()}, int(step.i[0]), at_work
         return eps
 
+    @torch.no_grad()  # the paper's weights are constants
     def first_weights(self, eps_0: torch.Tensor, eps: Sequence[torch.Tensor], step: Step) -> torch.Tensor:
         """(K, B): those given; for the k terms without, w_i = (w0 / k) ||eps_0|| / ||eps_i||, whose w_i ||eps_i|| add up to w0 ||eps_0||."""
         weights, share = torch.empty(len(eps), len(eps_0)), self.guidance_scale / max(sum(term.weight is None for term in self.terms), 1)

@@ -13,10 +13,15 @@ from .errors import UserError
 
 
 def open_image(path: Path | BinaryIO) -> Image.Image:
-    """Decode whatever the file holds, upright: RGB, or RGBA where it has transparency. Raises OSError or ValueError."""
+    """Decode whatever the file holds, see `normalised`. Raises OSError or ValueError."""
     with Image.open(path) as image:
         image.load()
-        image = ImageOps.exif_transpose(image)
+        return normalised(image)
+
+
+def normalised(image: Image.Image) -> Image.Image:
+    """Any picture of PIL's, upright: RGB, or RGBA where it has transparency."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":  # grey of 16 bits, or a float's 0 to 1: PIL's own conversion only clips it at 255
         values = np.asarray(image, np.float32)
         white = 1 if image.mode == "F" and values.max() <= 1 else 65535 if image.mode.startswith("I;16") or values.max() > 255 else 255
@@ -41,16 +46,17 @@ def reason(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def on_white(image: Image.Image) -> Image.Image:
-    """RGB, with transparency laid over white."""
+def on_white(image: Image.Image, background: str = "white") -> Image.Image:
+    """RGB, with transparency laid over white or another colour."""
+    image = normalised(image)
     if image.mode != "RGBA":
-        return image.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert("RGB")
 
 
-def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The centre of a picture, as much as fills (width, height): RGB."""
-    return ImageOps.fit(on_white(image), size, Image.Resampling.LANCZOS)
+def fit(image: Image.Image, size: tuple[int, int], background: str = "white") -> Image.Image:
+    """The centre of a picture, as much as fills (width, height): RGB, with transparency laid over a colour."""
+    return ImageOps.fit(on_white(image, background), size, Image.Resampling.LANCZOS)
 
 
 def fit_square(image: Image.Image, resolution: int) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .conditions import (
     check_arguments,
     check_controlnet,
     check_interval,
+    check_scales,
     check_terms,
     common_size,
     count_images,
@@ -128,6 +130,7 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
 
         negative_prompt: the checkpoint's own, used in eps_0 without rectification only. Scales as in `noise_predictor`.
         """
+        check_scales(scale=scale)
         prompts = [prompt] if isinstance(prompt, str) else prompt
         if compose_prompt:
             composed = [self.compose(p) for p in prompts]
@@ -196,22 +199,28 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
                                       ("control_scale", control_scale, prompt is None and not controls and "prompt")):
             if given is not None and lacking:
                 raise UserError(f"{scale} is {given} but there is no {lacking} for it to weigh: give one, or leave it out")
+        check_scales(guidance_scale=guidance_scale, domain_scale=domain_scale, control_scale=control_scale, guidance_rescale=guidance_rescale)
+        if not 0 <= guidance_rescale <= 1:
+            raise UserError(f"guidance_rescale is {guidance_rescale}: give 0, which leaves all as it is, to 1")
         check_interval("guidance_interval", *guidance_interval)
         if guidance_every < 1:
             raise UserError(f"guidance_every is {guidance_every}: give 1, which evaluates all terms at every step, or more")
         prompts = per_image(prompt or "", batch, "prompt")
-        if negative_prompt is None and compose_prompt and has_weight(control_scale):
+        terms = [term for term in terms if has_weight(term.weight)]
+        customised = bool(terms or controls)
+        from_domain = not rectify and not customised and self.domain_unet is not None  # whose eps_0 takes no text
+        if from_domain and any([negative_prompt] if isinstance(negative_prompt, str) else negative_prompt or ()):
+            raise UserError("the negative prompt has nothing to act on: without rectification eps_0 is the domain's own, which takes no text")
+        if negative_prompt is None and compose_prompt and has_weight(control_scale) and not from_domain:
             negative_prompt = [self.negative_of(p) for p in prompts]
             if any(negative_prompt):
                 logger.info("negative prompt of the domain: '%s'", self.config.negative_prompt)
         negative = per_image(negative_prompt or "", batch, "negative_prompt")
         uncond = Term(self.unet, self.encode_prompt(negative), None, self.alphas_cumprod)
-        terms = [term for term in terms if has_weight(term.weight)]
-        customised = bool(terms or controls)
         if (prompt is not None or controls) and has_weight(control_scale):
             terms = [self.term(prompts, control_scale, negative, controls, compose_prompt), *terms]
         if not rectify:
-            uncond = own_unconditional(terms) if customised or self.domain_unet is None else self.domain_term()
+            uncond = self.domain_term() if from_domain else own_unconditional(terms)
         check_terms(terms, self.unet, batch)
         others = terms
         if self.domain_unet is not None:
@@ -260,15 +269,17 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
             [one for one in p for _ in range(num_images_per_prompt)] if isinstance(p, list) else p for p in (prompt, negative_prompt)
         )
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        if steps < 1:
-            raise UserError(f"num_inference_steps is {steps}: give 1 or more")
+        most = self.scheduler.config.num_train_timesteps - (self.scheduler.config.get("timestep_spacing") == "leading")
+        if not 1 <= steps <= most:
+            raise UserError(f"num_inference_steps is {steps}: give 1 to {most}")
         if not 0 <= strength <= 1:
             raise UserError(f"strength is {strength}: give 0, which keeps the picture, to 1, which makes it anew")
         scheduler = type(self.scheduler).from_config(self.scheduler.config)  # one of its own for each call
         start = 1.0 if image is None else strength
         timesteps = last_timesteps(scheduler, steps, start)
         if start and not len(timesteps):
-            raise UserError(f"strength is {strength}, which takes none of {steps} steps: give {1 / steps:.2g} or more, or 0, which keeps the picture")
+            least = math.ceil(100 / steps) / 100
+            raise UserError(f"strength is {strength}, which takes none of {steps} steps: give {least:g} or more, or 0, which keeps the picture")
         for name, without in (("guidance_interval", (0.0, 1.0)), ("guidance_every", 1)):
             if guidance.get(name) is None:
                 guidance[name] = without if self.domain_unet is None else self.config[name]
@@ -315,6 +326,8 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         if mask_image is None:
             return clean, None
         mask = self.mask_processor.preprocess(mask_image, height, width)
+        if len(mask) not in (1, batch):
+            raise UserError(f"there are {len(mask)} masks for {batch} images: give one for all, or one for each")
         if mask.shape[-2:] != pixels.shape[-2:]:
             sizes = ("{1} x {0}".format(*x.shape[-2:]) for x in (mask, pixels))
             raise UserError("the mask is {} px and the image {}: give them one size".format(*sizes))

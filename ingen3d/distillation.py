@@ -50,7 +50,7 @@ def sds_gradient(
     alpha_bar = alphas_cumprod.to(latents)[t].view(-1, 1, 1, 1)
     z_t = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
     origin = noise if predict_uncond is None else predict_uncond(z_t, t)
-    return torch.nan_to_num(WEIGHTINGS[weighting](alpha_bar) * (predict(z_t, t) - origin))
+    return torch.nan_to_num(WEIGHTINGS[weighting](alpha_bar) * (predict(z_t, t) - origin), nan=0.0, posinf=0.0, neginf=0.0)  # fp16 overflows
 
 
 def with_gradient(latents: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ Tri-planes as in EG3D (Chan et al. 2022, Sec. 3.2), density blob start as in thr
 the view: a score model judges pictures whose light is fixed in the world, so shading belongs to the surface.
 """
 
+from ast import literal_eval
 from pathlib import Path
 
 import torch
@@ -91,7 +92,7 @@ class TriPlaneField(nn.Module):
         from safetensors import safe_open
 
         with safe_open(str(path), "pt") as file:
-            config = {k: float(v) if "." in v else int(v) for k, v in file.metadata().items() if k != "format"}
+            config = {k: literal_eval(v) for k, v in file.metadata().items() if k != "format"}
         field = cls(**config)
         field.load_state_dict(load_file(str(path)))
         return field.to(device)

@@ -6,7 +6,6 @@ from scipy import ndimage
 
 from core.errors import UserError
 
-
 SPECK = 1 / 1000  # of a picture: the largest highlight that is as bright as the background
 
 

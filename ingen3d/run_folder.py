@@ -52,7 +52,9 @@ def read_record(path: Path) -> dict:
         record = json.loads((path / "run.json").read_text())
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
+    if not isinstance(record, dict) or not isinstance(stages := record.get("stages", {}), dict):
+        return {}
+    return record if all(isinstance(entry, dict) for entry in stages.values()) else {}
 
 
 def finished_record(path: Path | None) -> dict:

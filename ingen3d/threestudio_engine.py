@@ -68,10 +68,8 @@ def stage_config(stage: str, preset: Preset, domain: Path | None, prompt: str, s
 
 def visible_gpu(device: torch.device) -> str:
     """CUDA_VISIBLE_DEVICES for a process that is to use this device."""
-    ours = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if device.index is None:
-        return ours or "0"
-    return ours.split(",")[device.index] if ours else str(device.index)
+    ours, index = os.environ.get("CUDA_VISIBLE_DEVICES"), device.index or 0  # one: of several each would be a rank, which has no extension
+    return ours.split(",")[index] if ours else str(index)
 
 
 def launch(config: DictConfig, root: Path, folder: Path, seed: int, quiet: bool, device: torch.device) -> Path:

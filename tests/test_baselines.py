@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import re
+import shutil
 import signal
 import sys
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from core import InDomainPipeline
 from core.errors import UserError
 from core.training import baselines as baselines_module
-from core.training.baselines import own_scheduler, train_baseline
+from core.training.baselines import train_baseline
 from core.training.fit import denoising_gradients
 from core.training.methods import METHODS, TOKEN, Baseline, choose_trained
 
@@ -235,11 +236,20 @@ def test_half_precision_is_written_and_does_not_reach_the_training(method, tiny_
     assert all(torch.equal(a[key], b[key].to(a[key].dtype)) for key in a)
 
 
-def test_a_prior_in_one_file_keeps_the_scheduler_that_it_is_read_with(tiny_sd, tmp_path):
-    pipe = InDomainPipeline.from_pretrained(tiny_sd)
-    (tmp_path / "prior.safetensors").touch()
-    assert own_scheduler(str(tmp_path / "prior.safetensors"), pipe) is pipe.scheduler
-    assert own_scheduler(str(tiny_sd), pipe) is not pipe.scheduler
+def test_a_customised_prior_is_sampled_at_the_steps_of_its_prior(tiny_sd, pictures, tmp_path):
+    """PNDM, Stable Diffusion 1.5's own, spaces them otherwise by default than DPM-Solver++ does; its configuration says nothing."""
+    prior = shutil.copytree(tiny_sd, tmp_path / "prior")
+    said = {"_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_start": 0.00085, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
+            "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None, "clip_sample": False}
+    (prior / "scheduler" / "scheduler_config.json").write_text(json.dumps(said))
+    index = json.loads((prior / "model_index.json").read_text())
+    (prior / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", "PNDMScheduler"]}))
+    tuned = train_baseline("fine-tuning", NAME, pictures, prior, tmp_path / "tuned", **SHORT | {"steps": 1})
+    ours, theirs = (InDomainPipeline.from_pretrained(folder).scheduler for folder in (tuned, prior))
+    for scheduler in (ours, theirs):
+        scheduler.set_timesteps(10)
+    assert torch.equal(ours.timesteps, theirs.timesteps)
+    assert StableDiffusionPipeline.from_pretrained(tuned, safety_checker=None).scheduler.config.prediction_type == "epsilon"
 
 
 @pytest.mark.parametrize("wrong, said", [

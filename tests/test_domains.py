@@ -52,7 +52,9 @@ def test_saving_a_domain_replaces_it_and_touches_nothing_beside_it(tmp_path, mon
     assert all((tmp_path / name / "domain.json").read_text() == "mine" for name in ("clay.old", "clay.partial"))
 
 
-@pytest.mark.parametrize("text, said", [("{", "no domain"), (json.dumps({"name": "x"}), "phrase"), (json.dumps(RECORD | {"phrase": "clay"}), "{prompt}")])
+@pytest.mark.parametrize("text, said", [("{", "no domain"), (json.dumps({"name": "x"}), "phrase"), (json.dumps(RECORD | {"phrase": "clay"}), "{prompt}"),
+                                        (json.dumps(RECORD | {"phrase": None}), "phrase is None"),
+                                        (json.dumps(RECORD | {"negative_prompt": None}), "negative_prompt is None in .*domain.json': give words")])
 def test_a_folder_that_is_no_domain_is_said_to_be_none(tmp_path, text, said):
     (tmp_path / "domain.json").write_text(text)
     with pytest.raises(UserError, match=said):

@@ -80,6 +80,27 @@ def test_edits_have_the_pictures_proportions_at_the_priors_resolution_and_a_seed
     assert np.abs(np.float32(edited(image=tmp_path / "wide.png", mask=half_mask((60, 33)), seed=4)[0]) - np.float32(images[1])).max() <= 1
 
 
+def test_what_is_transparent_in_a_mask_is_not_painted_and_is_kept(edited, picture):
+    layer = Image.new("RGBA", (16, 16))
+    layer.paste("white", (8, 0, 16, 16))
+    assert edited(mask=layer)[0].tobytes() == edited(mask=half_mask())[0].tobytes()
+
+
+def test_a_picture_is_the_same_from_its_file_and_from_memory(edited, tmp_path):
+    palette = Image.new("P", (16, 16), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    palette.save(tmp_path / "a.png", transparency=1)
+    Image.fromarray(np.full((16, 16), 30000, np.uint16)).save(tmp_path / "b.png")
+    turned = Image.new("RGB", (16, 16))
+    turned.paste("red", (0, 0, 8, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "c.jpg", exif=exif)
+    for name in ("a.png", "b.png", "c.jpg"):
+        by_file, in_memory = (edited(image=given, strength=0)[0] for given in (tmp_path / name, Image.open(tmp_path / name)))
+        assert by_file.tobytes() == in_memory.tobytes()
+
+
 def test_what_a_mask_keeps_and_all_of_strength_0_are_the_pictures_own_pixels(edited, picture):
     kept = []
     pixels, masked = np.int32(picture), np.int32(edited(mask=half_mask(), strength=1.0, keep=lambda seed, image: kept.append(image))[0])

@@ -71,6 +71,15 @@ def test_first_weights_share_w0_so_that_the_weighted_norms_add_up_for_each_sampl
     assert not torch.allclose(rule.weights[1, 0], rule.weights[1, 1])
 
 
+def test_weights_are_constants_to_a_gradient(z_t):
+    rule = MultiGuidance(Term(Linear(1.0), context(0.0)), [Term(Linear(0.4))], guidance_scale=7.0)
+    x = z_t.clone().requires_grad_()
+    for _ in range(2):  # a second time: nothing is held of the first one's graph
+        (gradient,) = torch.autograd.grad(rule(x, T).sum(), x)
+    w = rule.weights[0].view(-1, 1, 1, 1)
+    assert torch.allclose(gradient, (1 + w * (0.4 - 1)).expand_as(x))
+
+
 @pytest.mark.parametrize("explicit", [[], [1.25], [1.25, 4.0]])
 def test_w0_is_shared_by_the_terms_without_a_weight_alone(z_t, explicit):
     others = [Term(Linear(3.0), weight=w) for w in explicit]

@@ -288,6 +288,11 @@ def test_images_take_the_size_of_what_their_controls_read(prior):
     (dict(prompt="a", strength=0.2, image=PICTURE, num_inference_steps=4), "none of 4 steps: give 0.25"),
     (dict(prompt="a", mask_image=PICTURE), "no image"), (dict(prompt="a", image=PICTURE, mask_image=torch.zeros(1, 1, 8, 8)), "mask is 8 x 8"),
     (dict(prompt="a", image=torch.zeros(3, 3, 16, 16)), "3 pictures"),
+    (dict(prompt="a", strength=0.03, image=PICTURE, num_inference_steps=30), "none of 30 steps: give 0.04"),
+    (dict(prompt="a", image=PICTURE, mask_image=torch.zeros(3, 1, 16, 16)), "3 masks for 1 images"),
+    (dict(prompt="a", guidance_scale=float("nan")), "guidance_scale is nan: give finite"), (dict(prompt="a", guidance_rescale=7.0), "guidance_rescale is 7.0"),
+    (dict(prompt="a", control_scale=[1.0, float("inf")]), "control_scale is .*inf.*: give finite"),
+    (dict(prompt="a", num_inference_steps=1001), "num_inference_steps is 1001: give 1 to (999|1000)$"),
     (dict(prompt="a", num_inference_steps=0), "num_inference_steps is 0"), (dict(prompt=["a", "b"], negative_prompt=["c"]), "negative_prompt"),
     (dict(prompt=[]), r"prompt is \[\]"), (dict(prompt="a", num_images_per_prompt=0), "num_images_per_prompt is 0"),
     (dict(prompt="a", generator=[torch.Generator()] * 2), "generator is a list of 2 for 1 images"),
@@ -301,6 +306,14 @@ def test_images_take_the_size_of_what_their_controls_read(prior):
 def test_what_a_user_did_wrong_is_said(prior, wrong, said):
     with pytest.raises(UserError, match=said):
         prior(**wrong)
+
+
+def test_a_negative_prompt_has_nothing_to_act_on_where_eps_0_takes_no_text(pipe):
+    with pytest.raises(UserError, match="without rectification eps_0 is the domain's own"):
+        draw(pipe, "a vase", negative_prompt="a bowl", rectify=False)
+    own = draw(pipe, "a vase", rectify=False)
+    pipe.register_to_config(negative_prompt="a bowl")
+    assert torch.equal(draw(pipe, "a vase", rectify=False), own)
 
 
 @pytest.mark.parametrize("given, said", [

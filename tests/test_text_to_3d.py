@@ -345,7 +345,7 @@ def test_a_run_that_failed_at_once_does_not_take_the_folder(picture, tmp_path):
     assert run.folder.name == "a-ball-0" and not list(run.folder.glob("*.partial"))
 
 
-@pytest.mark.parametrize("record", ["[1]", "3", '{"stages": '])
+@pytest.mark.parametrize("record", ["[1]", "3", '{"stages": ', '{"stages": []}', '{"stages": null}', '{"stages": {"image": 3}}'])
 def test_a_run_json_that_is_none_is_begun_anew(tmp_path, record):
     (tmp_path / "run.json").write_text(record)
     assert choose_folder(tmp_path, {"prompt": "a ball"}) == tmp_path and RunFolder(tmp_path).record == {"stages": {}}

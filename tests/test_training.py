@@ -726,6 +726,26 @@ def test_a_domains_name_never_reaches_beyond_its_own_folder(name, tiny_sd, tmp_p
         train_domain(name, tmp_path, str(tiny_sd), quiet=True)
 
 
+def test_a_domain_is_not_called_what_stands_for_none(tiny_sd, tmp_path):
+    with pytest.raises(UserError, match="'None' is what --domain takes for no domain"):
+        train_domain("None", tmp_path, str(tiny_sd), quiet=True)
+
+
+def test_a_training_that_diverges_ends_and_leaves_the_domain_that_is_there(tiny_sd, pictures, tmp_path):
+    before = (train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT) / "domain.json").read_text()
+    with pytest.raises(UserError, match="the loss is nan at step [23]: give a smaller learning rate"):
+        train_domain("clay", pictures, tiny_sd, tmp_path / "clay", resume=False, **SHORT | {"learning_rate": 1e18})
+    assert (tmp_path / "clay" / "domain.json").read_text() == before
+
+
+def test_a_broken_checkpoint_is_said_to_be_one(tiny_sd, pictures, tmp_path):
+    train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
+    for content in (b"", (tmp_path / "clay.work" / "checkpoint.pt").read_bytes()[:2000]):
+        (tmp_path / "clay.work" / "checkpoint.pt").write_bytes(content)
+        with pytest.raises(UserError, match="checkpoint.pt is broken .*: delete it to start anew"):
+            train_domain("clay", pictures, tiny_sd, tmp_path / "clay", **SHORT)
+
+
 def test_a_folder_that_is_no_domain_is_never_replaced(tiny_sd, tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match="is no domain"):

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import diffusers
 import torch
-from diffusers import DDPMScheduler, SchedulerMixin, StableDiffusionPipeline
+from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from ..checkpoints import replaced_whole
 from ..devices import suit_attention
 from ..domains import public_name, unet_fingerprint
 from ..errors import UserError, check_seed
 from ..interrupts import kept_in
-from ..pipeline import InDomainPipeline
 from ..presets import BASELINE, find_preset, wanted
 from .checks import check_numbers, check_target, load_prior
 from .data import Pictures, find_file
@@ -79,7 +78,8 @@ def train_baseline(
     autocast, scaler = find_precision(mixed_precision, device)
     pipe = load_prior(found.name, device)
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
-    pipe.scheduler = own_scheduler(found.prior, pipe)
+    if noise := own_schedule(found.prior):  # for DPM-Solver++, which was taken for it
+        pipe.scheduler = getattr(diffusers, noise["_class_name"]).from_config(noise)
     pictures = Pictures(data, pipe.unet.config.sample_size * pipe.vae_scale_factor, image_column)
     file = find_file(pipe, pictures, work, latents)
     if not resume or not file.exists():
@@ -99,7 +99,7 @@ def train_baseline(
 
     def save(folder: Path, step: int, **came) -> None:
         training = settings | {"data": pictures.name, "prior": public_name(found.name), "images": len(z) // 2}
-        save_baseline(baseline, folder, dtype, {
+        save_baseline(baseline, folder, dtype, noise, {
             "method": method, "name": name, "prompt": baseline.prompt, "phrase": phrase, "prior": training["prior"], "prior_unet": prior_unet,
             "parameters": sum(p.numel() for p in baseline.parameters()), "images_seen": step * batch_size,
             "training": training | {"steps": step} | came})
@@ -119,17 +119,17 @@ def train_baseline(
     return out
 
 
-def own_scheduler(prior: str, pipe: InDomainPipeline) -> SchedulerMixin:
-    """The prior's own, where `pipe` has taken DPM-Solver++ for it; a prior in one file says none."""
+def own_schedule(prior: str) -> dict | None:
+    """The configuration of the prior's own scheduler, as it says it; a prior in one file says none."""
     if Path(prior).is_file():
-        return pipe.scheduler
+        return None
     with wanted(prior, "a scheduler"):
-        config = DDPMScheduler.load_config(prior, subfolder="scheduler")
-    return getattr(diffusers, config["_class_name"]).from_config(config)
+        return DDPMScheduler.load_config(prior, subfolder="scheduler")
 
 
-def save_baseline(baseline: Baseline, out: Path, dtype: torch.dtype, record: dict) -> None:
-    """The prior as it now is, adapters merged and [V] among its words, in place of what was in `out`."""
+def save_baseline(baseline: Baseline, out: Path, dtype: torch.dtype, noise: dict | None, record: dict) -> None:
+    """The prior as it now is, adapters merged and [V] among its words, in place of what was in `out`. noise: the prior's own schedule,
+    as it says it: diffusers would add defaults to it, such as a spacing of the steps that is not the one that the prior is sampled with here."""
     baseline.write_token()
     pipe = baseline.pipe
     vae, text_encoder, unet = (
@@ -138,4 +138,6 @@ def save_baseline(baseline: Baseline, out: Path, dtype: torch.dtype, record: dic
     whole = StableDiffusionPipeline(vae, text_encoder, pipe.tokenizer, unet, pipe.scheduler, None, None, requires_safety_checker=False)
     with replaced_whole(out) as new:
         whole.save_pretrained(new, safe_serialization=True)
+        if noise:
+            (new / "scheduler" / "scheduler_config.json").write_text(json.dumps(noise, indent=2) + "\n")
         (new / BASELINE).write_text(json.dumps(record, indent=2) + "\n")

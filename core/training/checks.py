@@ -17,6 +17,8 @@ def check_target(name: str, phrase: str, out: Path, kind: str = "domain") -> Non
         raise UserError(f"the phrase '{phrase}' lacks the place for the prompt: write {{prompt}} in it")
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"'{name}' is no name for a domain: use letters, digits, '-', '_' and '.'")
+    if name.lower() == "none":
+        raise UserError(f"'{name}' is what --domain takes for no domain: choose another name")
     if out.name in ("", ".."):
         raise UserError(f"'{out}' is no folder that can be made anew: choose another --out, such as {out / name}")
     if out.is_file() or out.is_dir() and any(out.iterdir()) and not (out / f"{kind}.json").is_file():

@@ -2,6 +2,8 @@
 
 import csv
 import logging
+import math
+import pickle
 from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ from tqdm import tqdm
 from ..checkpoints import checkpointed, save_atomically
 from ..devices import is_fast_in_bf16
 from ..errors import UserError
+from ..images import reason
 from .best import KeepBest
 from .text_feature import add_noise, draw
 
@@ -88,6 +91,8 @@ def fit(
             break
         optimizer.zero_grad(set_to_none=True)
         history.append(gradients(step))
+        if not math.isfinite(history[-1]) and not scaler.is_enabled():  # which leaves such a step out
+            raise UserError(f"the loss is {history[-1]} at step {step + 1}: give a smaller learning rate; what {work} has of earlier steps is kept")
         scaler.step(optimizer)
         scaler.update()
         rate.step()
@@ -119,7 +124,10 @@ def new_optimizer(unet: nn.Module, learning_rate: float, ema_decay: float) -> tu
 
 def load_checkpoint(file: Path, parts: dict[str, Any]) -> list[float]:
     """Give each part its state, by way of the CPU: a GPU has no room for two of each. Returns every step's loss."""
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{file} is broken ({reason(error)}): delete it to start anew") from error
     for name in parts.keys() & state.keys():  # older runs have no scaler and no rate, those without FID no best
         parts[name].load_state_dict(state[name])
     return state["history"]
