@@ -127,7 +127,7 @@ def test_the_field_learns_a_coloured_ball_from_eight_views(seed):
 
 
 def test_save_and_load_give_the_same_field(tmp_path):
-    field = TriPlaneField(resolution=32, features=4, levels=2, hidden=8, blob_radius=0.4)
+    field = TriPlaneField(resolution=32, features=4, levels=2, hidden=8, blob_radius=0.4, blob_density=1e-5)
     field.save(tmp_path / "field.safetensors")
     loaded = TriPlaneField.load(tmp_path / "field.safetensors")
     x = torch.rand(100, 3) * 2 - 1
