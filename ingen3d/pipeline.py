@@ -23,7 +23,7 @@ from core.results import slug
 from . import mesh as meshes
 from . import threestudio_engine
 from .field import TriPlaneField
-from .foreground import foreground
+from .foreground import foreground, frame
 from .models import Models
 from .paint import paint
 from .render import OccupancyGrid
@@ -94,9 +94,13 @@ def text_to_3d(
     if settings.refine.guidance_scale is None:
         settings.refine.guidance_scale = models.preset.guidance_scale
     choose_arc(settings, models.arc_deg, engine)
+    if engine == "threestudio" and Path(models.preset.prior).is_file():
+        raise UserError(f"'{models.preset.prior}' is one file, and threestudio's guidance takes a folder or a Hub id: save it with save_pretrained")
     if engine == "threestudio" and settings.camera.reference_azimuth_deg:  # its prompts and its turntable count from 0
         raise UserError(f"camera.reference_azimuth_deg is {settings.camera.reference_azimuth_deg:g}: with threestudio the front is at 0")
     settings.image.num_inference_steps = settings.image.num_inference_steps or models.preset.num_inference_steps
+    if settings.paint.pictures and 0 < settings.paint.strength * settings.image.num_inference_steps < 1:
+        raise UserError(f"paint.strength is {settings.paint.strength:g}, which takes none of {settings.image.num_inference_steps} steps: give more, or 0")
     for stage, scale in (("refine", settings.refine.domain_scale), ("paint", settings.paint.domain_scale)):
         if domain is None and scale is not None:
             raise UserError(f"{stage}.domain_scale is {scale:g} but there is no domain for it to weigh: give one, or leave it out")
@@ -108,34 +112,33 @@ def text_to_3d(
     identity = made_from | {"engine": engine}
     run = RunFolder(choose_folder(Path(out) / (domain and Path(domain).name or "open") / f"{slug(prompt)}-{seed}", identity))
     picture_file = str(image) if isinstance(image, (str, Path)) else None
-    run.describe(**identity, image=picture_file, device=str(device), settings=asdict(settings), versions=versions())
-
-    try:
-        made_from = made_from | {"models": models.fingerprint}
-        if settings.needs_reference:
-            reference, mark = image_stage(run, models, settings, picture, prompt, seed, device, made_from)
-        else:
-            run.forget("image")  # of an earlier run with one
-            reference, mark = None, fingerprint(**made_from)
-        if engine == "threestudio":
-            models.make_room("pipe")  # another process is to have the GPU
-            for stage in ("init", "refine"):
-                config = threestudio_engine.stage_config(stage, models.preset, models.domain_folder, prompt, settings, steps)
-                field, grid, mark = threestudio_stage(run, stage, config, threestudio_root, settings, reference, seed, quiet, device, mark)
-        else:
-            field, grid, mark = init_stage(run, models, settings, reference, seed, quiet, device, mark)
-            field, grid, mark = refine_stage(run, models, settings, reference, field, grid, prompt, seed, quiet, device, mark)
-        field, mark = paint_stage(run, models, settings, reference, field, grid, prompt, seed, quiet, device, mark)
-        mesh_stage(run, settings, field, grid, quiet, device, mark)
-    except NoObject as error:
-        run.forget(error.stage)  # what an earlier run made of another object, and from it
-        run.write_record()
-        error.folder = run.path
-        raise
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"{str(stop) or 'stopped'}; what is done is in '{run.path}': run the same command again to go on") from None
-
-    return finish(run)
+    with run.alone():
+        run.describe(**identity, image=picture_file, device=str(device), settings=asdict(settings), versions=versions())
+        try:
+            made_from = made_from | {"models": models.fingerprint}
+            if settings.needs_reference:
+                reference, mark = image_stage(run, models, settings, picture, prompt, seed, device, made_from)
+            else:
+                run.forget("image")  # of an earlier run with one
+                reference, mark = None, fingerprint(**made_from)
+            if engine == "threestudio":
+                models.make_room("pipe")  # another process is to have the GPU
+                for stage in ("init", "refine"):
+                    config = threestudio_engine.stage_config(stage, models.preset, models.domain_folder, prompt, settings, steps)
+                    field, grid, mark = threestudio_stage(run, stage, config, threestudio_root, settings, reference, seed, quiet, device, mark)
+            else:
+                field, grid, mark = init_stage(run, models, settings, reference, seed, quiet, device, mark)
+                field, grid, mark = refine_stage(run, models, settings, reference, field, grid, prompt, seed, quiet, device, mark)
+            field, mark = paint_stage(run, models, settings, reference, field, grid, prompt, seed, quiet, device, mark)
+            mesh_stage(run, settings, field, grid, quiet, device, mark)
+        except NoObject as error:
+            run.forget(error.stage)  # what an earlier run made of another object, and from it
+            run.write_record()
+            error.folder = run.path
+            raise
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(f"{str(stop) or 'stopped'}; what is done is in '{run.path}': run the same command again to go on") from None
+        return finish(run)
 
 
 def choose_arc(settings: Settings, of_domain: float, engine: str) -> None:
@@ -188,6 +191,7 @@ def image_stage(run: RunFolder, models: Models, settings: Settings, picture, pro
         partial = run.begin("image", mark)
         if picture is None:
             rgba = sample_object(models.pipe, prompt, settings.image, seed, partial / "source.png")
+            rgba = rgba if settings.image.sampled_fill is None else frame(rgba, models.preset.resolution, settings.image.sampled_fill)
         else:
             rgba = framed(picture, models.preset.resolution, settings.image.fill)
         Image.fromarray(np.uint8((255 * rgba).round())).save(partial / "image.png")

@@ -30,6 +30,7 @@ class ImageSettings:
     num_inference_steps: int | None = None  # None: the preset's
     guidance_scale: float | None = None  # None: the preset's weights
     fill: float | None = 0.75  # a user's picture: the object's longer side, in picture sides; None: it is the reference camera's as it is
+    sampled_fill: float | None = None  # a sampled picture, likewise
 
 
 @dataclass
@@ -152,6 +153,7 @@ BOUNDS = {  # the least and the largest value that can work, in some 16 GB; othe
     "reference_distance": (RADIUS, math.inf),
     "arc_deg": (1, 360),
     "fill": (0.05, 1),
+    "sampled_fill": (0.05, 1),
     "steps": (0, math.inf),
     "pictures": (0, 64),
     "strength": (0, 1),

@@ -30,6 +30,7 @@ density_activation: softplus
 density_bias: blob_magic3d
 density_blob_scale: 10.0
 density_blob_std: 0.5
+n_feature_dims: 3
 pos_encoding_config: {otype: HashGrid, n_levels: 16, n_features_per_level: 2, log2_hashmap_size: 19, base_resolution: 16, per_level_scale: 1.447269237440378}
 mlp_network_config: {otype: VanillaMLP, output_activation: none}
 """
@@ -37,6 +38,7 @@ ENCODING_KEYS = ("otype", "n_levels", "n_features_per_level", "log2_hashmap_size
                  "start_level", "start_step", "update_steps")  # fmt: skip
 ACTIVATIONS = {"softplus": F.softplus, "exp": torch.exp, "trunc_exp": torch.exp, "sigmoid": torch.sigmoid, "none": lambda x: x,
                "scale_-11_01": lambda x: x * 0.5 + 0.5}  # fmt: skip
+MATERIALS = ("diffuse-with-point-light-material", "no-material")  # whose features are colours
 BLOBS = {
     "blob_magic3d": lambda distance, scale, std: scale * (1 - distance / std),
     "blob_dreamfusion": lambda distance, scale, std: scale * torch.exp(-0.5 * (distance / std) ** 2),
@@ -124,6 +126,9 @@ class ThreestudioField(nn.Module):
             reason = str(error).splitlines()[0]
             raise UserError(f"'{path}' is no threestudio checkpoint of tensors alone, with its configuration in '{config}': {reason}") from error
         material = system.get("material", {})
+        known(MATERIALS, system.get("material_type", MATERIALS[0]), "material_type")
+        if (geometry.n_feature_dims, material.get("n_output_dims", 3), material.get("input_feature_dims")) != (3, 3, None):
+            raise UserError(f"the checkpoint in '{path}' has {geometry.n_feature_dims} features, which are no colours: export it by threestudio itself")
         colour = material.get("albedo_activation", material.get("color_activation", "sigmoid"))
         return cls(encoding, *networks, geometry, colour).to(device)
 

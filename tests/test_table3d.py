@@ -300,7 +300,9 @@ def table(world, monkeypatch):
             trimesh.creation.icosphere(1).export(folder / f"mesh.{kind}")
         (folder / "run.json").write_text(json.dumps({"stages": {"init/views": {"seconds": 1.0}, "refine/views": {"seconds": 2.0}}}))
         if "striped" in prompt:
-            raise NoObject("no mesh: the field is empty")
+            error = NoObject("no mesh: the field is empty", "mesh")
+            error.folder = folder
+            raise error
         return SimpleNamespace(folder=folder)
 
     monkeypatch.setattr(pots, "text_to_3d", make)

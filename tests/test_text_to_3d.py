@@ -337,6 +337,23 @@ def test_runs_from_other_pictures_or_presets_do_not_share_a_folder(tmp_path):
     assert choose_folder(path, other).name.startswith("a-ball-0-") and choose_folder(path, other).exists()
 
 
+def test_a_folder_is_one_processs_at_a_time(picture, tmp_path):
+    folder = make(picture, tmp_path).folder
+    with RunFolder(folder).alone(), pytest.raises(UserError, match="another process is at work in '.*a-ball-0': wait for it, or give another --out"):
+        make(picture, tmp_path)
+    assert make(picture, tmp_path).folder == folder
+
+
+def test_a_sampled_picture_is_framed_where_its_prior_draws_objects_anywhere(tmp_path):
+    pixels, _ = disc((250, 250, 250), (40, 60, 200), size=64, radius=8, centre=(50, 50))
+    models = FakeModels()
+    models.pipe = lambda prompt, **kwargs: SimpleNamespace(images=[Image.fromarray(pixels)])
+    for fill, rows in ((None, 15), (0.75, 48)):
+        alpha = image_stage(tmp_path / str(fill), models=models, sampled_fill=fill).mask > 0.5
+        assert alpha.any(1).sum() == pytest.approx(rows, abs=2)
+    assert load_settings("sd15").image.sampled_fill and load_settings("kiln").image.sampled_fill is None
+
+
 def test_a_run_that_failed_at_once_does_not_take_the_folder(picture, tmp_path):
     Image.new("RGBA", (64, 64)).save(tmp_path / "empty.png")
     with pytest.raises(UserError, match="transparent"):
@@ -552,6 +569,7 @@ def test_another_seed_gives_another_object(picture, tmp_path):
         ({}, {"init": {"steps": 0}, "refine": {"arc_deg": 90.0}}, "refine.arc_deg is 90, but nothing holds the rest"),
         ({}, {"refine": {"arc_deg": 90.0, "rgb": 0.0, "mask": 0.0}}, "refine.arc_deg is 90, but nothing holds the rest"),
         ({"domain": None}, {"refine": {"domain_scale": 3.0}}, "refine.domain_scale is 3 but there is no domain"),
+        ({}, {"paint": {"pictures": 4, "strength": 0.03}}, "paint.strength is 0.03, which takes none of 4 steps"),
     ],
 )
 def test_settings_that_what_is_given_contradicts_are_refused_at_once(given, overrides, message, picture, tmp_path):

@@ -395,7 +395,7 @@ def test_a_launch_that_fails_ends_in_its_last_words(tmp_path, monkeypatch):
 
 def test_a_launch_sees_the_gpu_that_was_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(threestudio_engine, "START", "import os; raise SystemExit('sees ' + os.environ['CUDA_VISIBLE_DEVICES'])")
-    for ours, device, seen in ((None, "cuda", "0"), (None, "cuda:1", "1"), ("4,6", "cuda:1", "6"), ("4,6", "cuda", "4,6")):
+    for ours, device, seen in ((None, "cuda", "0"), (None, "cuda:1", "1"), ("4,6", "cuda:1", "6"), ("4,6", "cuda", "4")):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if ours:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ours)
@@ -451,7 +451,10 @@ def test_what_the_engine_lacks_is_one_clear_line(tmp_path, monkeypatch):
         make(threestudio_root=tmp_path, overrides=["refine.steps=3"])
     with pytest.raises(UserError, match="camera.reference_azimuth_deg is 30: with threestudio the front is at 0"):
         make(threestudio_root=tmp_path, overrides=["camera.reference_azimuth_deg=30"], device="cpu")
-    assert {path.name for path in tmp_path.iterdir()} == {"threestudio", "launch.py"}, "found out before anything is made"
+    (tmp_path / "prior.safetensors").touch()
+    with pytest.raises(UserError, match="prior.safetensors' is one file, and threestudio's guidance takes a folder"):
+        make(threestudio_root=tmp_path, preset=str(tmp_path / "prior.safetensors"), domain=None, device="cpu")
+    assert {path.name for path in tmp_path.iterdir()} == {"threestudio", "launch.py", "prior.safetensors"}, "found out before anything is made"
 
 
 def test_it_can_be_linked_into_custom(threestudio, tmp_path):
@@ -459,3 +462,9 @@ def test_it_can_be_linked_into_custom(threestudio, tmp_path):
 
     (tmp_path / "threestudio-ingen3d").symlink_to(REPO / "ingen3d" / "threestudio")
     assert launch.load_custom_module(str(tmp_path / "threestudio-ingen3d")), "registered once, however it is found"
+
+
+def test_a_link_that_would_hide_threestudio_says_so():
+    file = REPO / "ingen3d" / "threestudio" / "__init__.py"
+    with pytest.raises(ImportError, match="call the link custom/threestudio-ingen3d"):
+        exec(compile(file.read_text(), str(file), "exec"), {"__name__": "threestudio"})

@@ -1,7 +1,11 @@
 """The paper's method inside threestudio: importing this registers its guidances and its prompt processor.
 
-Import it, or put it into threestudio's `custom/`: a folder with an `__init__.py` that says `import ingen3d.threestudio`, or a link to this one.
+Import it, or put it into threestudio's `custom/`: a folder with an `__init__.py` that says `import ingen3d.threestudio`, or a link to this one,
+`custom/threestudio-ingen3d`.
 """
+
+if __name__ in ("threestudio", "ingen3d"):  # threestudio's loader takes the name in custom/ for the module's
+    raise ImportError(f"custom/{__name__} hides the package of that name: call the link custom/threestudio-ingen3d")
 
 import threestudio
 from packaging.version import Version
