@@ -1,6 +1,9 @@
 """What lets a stopped run go on: checkpoints that are whole or not there, a Ctrl-C that waits for one, and a hash of what it stands on."""
 
+import glob
 import hashlib
+import os
+import platform
 import shutil
 import tempfile
 import time
@@ -9,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -36,7 +40,8 @@ def write_atomically(text: str, file: Path) -> None:
 def replaced_whole(folder: Path) -> Iterator[Path]:
     """A new folder to fill, which then takes the place of `folder`, whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))  # a name that nobody has
+    put_back(folder)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{os.getpid()}@{platform.node()}.", dir=folder.parent))  # a name that nobody has
     new, old = scratch / "new", scratch / "old"
     new.mkdir()
     try:
@@ -46,6 +51,15 @@ def replaced_whole(folder: Path) -> Iterator[Path]:
         new.rename(folder)
     finally:
         if folder.exists() or not old.exists():  # or else the old one is all there is
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def put_back(folder: Path) -> None:
+    """Clear up after processes that were killed while they replaced a folder: what they were filling goes, what they had put aside comes back."""
+    for scratch in folder.parent.glob(f".{glob.escape(folder.name)}.*@{glob.escape(platform.node())}.*"):  # another machine's may be alive
+        if not psutil.pid_exists(int(scratch.name.removeprefix(f".{folder.name}.").split("@")[0])):
+            if (scratch / "old").exists() and not folder.exists():
+                (scratch / "old").rename(folder)
             shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -11,6 +13,7 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
 from core import InDomainPipeline, NullTextUNet, domains
+from core.checkpoints import put_back
 from core.domains import Domain, find_domain, save_domain, unet_fingerprint, user_domains
 from core.errors import UserError
 
@@ -50,6 +53,26 @@ def test_saving_a_domain_replaces_it_and_touches_nothing_beside_it(tmp_path, mon
     assert find_domain(tmp_path / "clay") == made
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clay", "clay.old", "clay.partial"]
     assert all((tmp_path / name / "domain.json").read_text() == "mine" for name in ("clay.old", "clay.partial"))
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_what_a_killed_save_left_is_cleared_up_and_what_it_had_put_aside_comes_back(tmp_path, renamed):
+    made = make_domain(tmp_path / "clay")
+    code = f"""
+import os
+from pathlib import Path
+from core.checkpoints import replaced_whole
+if {renamed}:
+    rename = Path.rename
+    Path.rename = lambda file, target: rename(file, target) and os._exit(9)
+with replaced_whole(Path({str(tmp_path / 'clay')!r})) as new:
+    (new / "half.txt").touch()
+    {renamed} or os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 9
+    assert len(list(tmp_path.glob(".clay.*"))) == 1 and (tmp_path / "clay").exists() != renamed
+    put_back(tmp_path / "clay")
+    assert find_domain(tmp_path / "clay") == made and [path.name for path in tmp_path.iterdir()] == ["clay"]
 
 
 @pytest.mark.parametrize("text, said", [("{", "no domain"), (json.dumps({"name": "x"}), "phrase"), (json.dumps(RECORD | {"phrase": "clay"}), "{prompt}"),
