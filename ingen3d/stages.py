@@ -108,8 +108,9 @@ def refine(
     def predictor(camera: Cameras, guidance_scale: float):
         suffix = view_phrase(camera, settings.camera.reference_azimuth_deg) if s.view_dependent_prompt else ""
         if suffix not in predictors:
-            scales = {"domain_scale": s.domain_scale, "control_scale": s.control_scale}
-            predictors[suffix] = pipe.noise_predictor(prompt + suffix, guidance_scale=guidance_scale, rectify=s.rectify, **scales)
+            said, negative = pipe.compose(prompt) + suffix, pipe.negative_of(prompt) if s.rectify else None  # eps_d as eps_0 takes no text
+            scales = {"guidance_scale": guidance_scale, "domain_scale": s.domain_scale, "control_scale": s.control_scale}
+            predictors[suffix] = pipe.noise_predictor(said, negative, compose_prompt=False, rectify=s.rectify, **scales)
         rule = predictors[suffix]
         rule.guidance_scale = guidance_scale
         rule.weights = None  # Sec. 3.4's first weights, anew each step: held ones would depend on where a run was resumed

@@ -68,8 +68,8 @@ class FakeModels:
             scheduler=scheduler,
             noise_predictor=lambda condition, cameras, guidance_scale: towards(shrink(ball_image(cameras, 64))),
         )
-        self.pipe = SimpleNamespace(encode_images=shrink, scheduler=scheduler, resolution=64)
-        self.pipe.noise_predictor = lambda prompt, **guidance: towards(
+        self.pipe = SimpleNamespace(encode_images=shrink, scheduler=scheduler, resolution=64, compose=lambda prompt: prompt, negative_of=lambda prompt: "")
+        self.pipe.noise_predictor = lambda prompt, negative_prompt=None, **guidance: towards(
             torch.tensor([-1.0, -1.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
         )
 
@@ -108,7 +108,7 @@ def test_refinements_guidance_goes_from_its_first_to_its_last_value(picture, tmp
         used.append(rule.guidance_scale)
         return towards_blue(z_t, t)
 
-    models.pipe.noise_predictor = lambda prompt, **guidance: rule
+    models.pipe.noise_predictor = lambda *args, **guidance: rule
     guided = {"guidance_scale": 8.0, "guidance_end": 4.0, "steps": 4}
     make(picture, tmp_path, models=models, overrides={"refine": SMALL["refine"] | guided})
     assert used == [8.0, 7.0, 6.0, 5.0]
@@ -133,14 +133,15 @@ def test_the_rule_sees_the_domains_arc_alone_and_what_lies_off_it_stays_as_the_f
         """What the rule was asked for, and how much the back has changed."""
         models, asked = FakeModels(), set()
         models.arc_deg, rule = arc_deg, models.pipe.noise_predictor
-        models.pipe.noise_predictor = lambda prompt, **guidance: asked.add(prompt) or rule(prompt, **guidance)
+        models.pipe.compose = "{}, of clay".format
+        models.pipe.noise_predictor = lambda prompt, negative, **guidance: asked.add(prompt) or rule(prompt, negative, **guidance)
         settings = SMALL["refine"] | {"steps": 40, "sds": 0.5, "view_dependent_prompt": True}
         run = make(picture, tmp_path / str(arc_deg), models=models, overrides={"refine": settings})
         first, then = (np.asarray(Image.open(run.folder / stage / "views" / "001.png"), float) for stage in ("init", "refine"))
         return asked, np.abs(then - first).mean()
 
     (everywhere, free), (here, held) = refined(360.0), refined(80.0)
-    assert here == {"a ball, front view"} and everywhere == {f"a ball, {side} view" for side in ("front", "side", "back")}
+    assert here == {"a ball, of clay, front view"} and everywhere == {f"a ball, of clay, {side} view" for side in ("front", "side", "back")}
     assert held < 0.5 * free
 
 
