@@ -1,9 +1,9 @@
 """What lets a stopped run go on: checkpoints that are whole or not there, a Ctrl-C that waits for one, and a hash of what it stands on."""
 
-import glob
 import hashlib
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -41,7 +41,7 @@ def replaced_whole(folder: Path) -> Iterator[Path]:
     """A new folder to fill, which then takes the place of `folder`, whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     put_back(folder)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{os.getpid()}@{platform.node()}.", dir=folder.parent))  # a name that nobody has
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{owner()}.", dir=folder.parent))  # a name that nobody has
     new, old = scratch / "new", scratch / "old"
     new.mkdir()
     try:
@@ -56,11 +56,21 @@ def replaced_whole(folder: Path) -> Iterator[Path]:
 
 def put_back(folder: Path) -> None:
     """Clear up after processes that were killed while they replaced a folder: what they were filling goes, what they had put aside comes back."""
-    for scratch in folder.parent.glob(f".{glob.escape(folder.name)}.*@{glob.escape(platform.node())}.*"):  # another machine's may be alive
-        if not psutil.pid_exists(int(scratch.name.removeprefix(f".{folder.name}.").split("@")[0])):
-            if (scratch / "old").exists() and not folder.exists():
-                (scratch / "old").rename(folder)
-            shutil.rmtree(scratch, ignore_errors=True)
+    for scratch in abandoned(folder.parent, f".{folder.name}."):
+        if (scratch / "old").exists() and not folder.exists():
+            (scratch / "old").rename(folder)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def owner() -> str:
+    """This process, in the name of what it would leave behind if it were killed."""
+    return f"{os.getpid()}@{platform.node()}"
+
+
+def abandoned(folder: Path, prefix: str) -> list[Path]:
+    """What is called PREFIX, `owner()` and more after a dot, of owners that are gone. Another machine's may be alive, which cannot be known here."""
+    called = re.compile(rf"{re.escape(prefix)}(\d+)@{re.escape(platform.node())}\..*")
+    return [path for path in folder.iterdir() if (found := called.fullmatch(path.name)) and not psutil.pid_exists(int(found[1]))]
 
 
 def cached(file: Path, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -46,17 +46,21 @@ def reason(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def on_white(image: Image.Image, background: str = "white") -> Image.Image:
-    """RGB, with transparency laid over white or another colour."""
+def laid_over(image: Image.Image, background: str) -> Image.Image:
+    """RGB, with transparency laid over a colour."""
     image = normalised(image)
     if image.mode != "RGBA":
         return image
     return Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert("RGB")
 
 
+def on_white(image: Image.Image) -> Image.Image:
+    return laid_over(image, "white")
+
+
 def fit(image: Image.Image, size: tuple[int, int], background: str = "white") -> Image.Image:
     """The centre of a picture, as much as fills (width, height): RGB, with transparency laid over a colour."""
-    return ImageOps.fit(on_white(image, background), size, Image.Resampling.LANCZOS)
+    return ImageOps.fit(laid_over(image, background), size, Image.Resampling.LANCZOS)
 
 
 def fit_square(image: Image.Image, resolution: int) -> Image.Image:

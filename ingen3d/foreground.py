@@ -28,15 +28,20 @@ def foreground(image: Image.Image, tolerance: float = 0.04) -> np.ndarray:
         solid = distance > max(tolerance, 2 * noise)
         reach = max(1, round(min(solid.shape) / 64))  # gaps and specks of up to about a hundredth of the picture's width
         solid = np.pad(solid, 2 * reach)
-        openings = larger_regions(ndimage.binary_fill_holes(solid) & ~solid, SPECK * image.width * image.height)
-        solid = ndimage.binary_fill_holes(ndimage.binary_closing(solid, iterations=reach)) & ~openings
-        solid = ndimage.binary_opening(solid, iterations=reach)
+        closed = ndimage.binary_closing(solid, iterations=reach)
+        openings = larger_regions(holes(solid) | holes(closed), SPECK * image.width * image.height)  # a rim may have a gap
+        solid = ndimage.binary_opening(ndimage.binary_fill_holes(closed) & ~openings, iterations=reach)
         alpha = largest_region(solid[2 * reach : -2 * reach, 2 * reach : -2 * reach]).astype(np.float32)
     else:
         alpha = alpha * largest_region(alpha > 0.5)
     if alpha.mean() < 0.002:
         raise UserError("no object stands out from the image's background: give one on a plain background or with transparency")
     return np.concatenate([rgb, alpha[..., None]], -1)
+
+
+def holes(mask: np.ndarray) -> np.ndarray:
+    """What a mask encloses."""
+    return ndimage.binary_fill_holes(mask) & ~mask
 
 
 def larger_regions(mask: np.ndarray, area: float) -> np.ndarray:

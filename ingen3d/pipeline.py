@@ -170,9 +170,10 @@ def mesh_checkpoint(
     settings.camera = CameraSettings(fovy_deg=40.0, reference_distance=3.2 * field.unit)  # sees the whole ball, whatever the camera was that fitted it
     made_from = dict(checkpoint=str(path))
     run = RunFolder(choose_folder(Path(out) / "meshes" / slug(path.parent.parent.name), made_from))
-    run.describe(**made_from, device=str(device), settings=asdict(settings), versions=versions())
-    mesh_stage(run, settings, field, grid, quiet, device, fingerprint(**made_from, changed=path.stat().st_mtime))
-    return finish(run)
+    with run.alone():
+        run.describe(**made_from, device=str(device), settings=asdict(settings), versions=versions())
+        mesh_stage(run, settings, field, grid, quiet, device, fingerprint(**made_from, changed=path.stat().st_mtime))
+        return finish(run)
 
 
 def finish(run: RunFolder) -> Run:

@@ -87,7 +87,7 @@ class RunFolder:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other processes out of the folder, until the end or this one's. Raises UserError where one is at work in it."""
+        """Keep other processes out of the folder meanwhile; a killed one's lock goes with it. Raises UserError where one is at work in it."""
         if fcntl is None:  # Windows has other locks
             yield
             return

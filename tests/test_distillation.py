@@ -44,6 +44,19 @@ def test_the_predictor_gets_no_gradient_and_a_perfect_one_gives_none():
     assert weight.grad is None and latents.grad.abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("overflow", [float("inf"), -float("inf"), float("nan")])
+def test_a_prediction_that_overflows_moves_nothing_and_spoils_no_other(overflow):
+    latents = torch.randn(1, 4, 8, 8, requires_grad=True)
+
+    def predict(z_t, t):
+        eps = torch.ones_like(z_t)
+        eps[0, 0, 0, 0] = overflow
+        return eps
+
+    sds(latents, predict, ALPHAS, (0.3, 0.5), torch.Generator().manual_seed(0)).backward()
+    assert latents.grad[0, 0, 0, 0] == 0 and latents.grad.isfinite().all() and latents.grad.abs().sum() > 1
+
+
 def test_timesteps_stay_in_the_annealed_range_and_follow_the_seed():
     predict, seen = Recorder(), []
     t_range = anneal((0.2, 0.98), (0.02, 0.3), 1.0)

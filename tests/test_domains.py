@@ -71,8 +71,9 @@ with replaced_whole(Path({str(tmp_path / 'clay')!r})) as new:
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
     assert len(list(tmp_path.glob(".clay.*"))) == 1 and (tmp_path / "clay").exists() != renamed
+    (anothers := tmp_path / next(tmp_path.glob(".clay.*")).name.replace(".clay.", ".clay.old.")).mkdir()
     put_back(tmp_path / "clay")
-    assert find_domain(tmp_path / "clay") == made and [path.name for path in tmp_path.iterdir()] == ["clay"]
+    assert find_domain(tmp_path / "clay") == made and {path.name for path in tmp_path.iterdir()} == {"clay", anothers.name}
 
 
 @pytest.mark.parametrize("text, said", [("{", "no domain"), (json.dumps({"name": "x"}), "phrase"), (json.dumps(RECORD | {"phrase": "clay"}), "{prompt}"),

@@ -70,6 +70,11 @@ def test_the_fired_prior_and_domain_are_an_in_domain_pipeline(kiln):
     assert pipe.encode_images(images * 2 - 1).shape == (1, autoencoder.LATENT_CHANNELS, 32, 32)
 
 
+def test_a_world_that_is_rendered_in_part_is_said_to_be(kiln, caplog):
+    kiln.check_order("toon")
+    assert "29 shards of toon are not rendered: when they are, toon starts anew" in caplog.text, "of 720 objects there are 21"
+
+
 def test_all_models_together_are_as_small_as_a_package_should_be(kiln):
     sizes = kiln.sizes()
     assert sizes["all"] + (len(fire.DOMAINS) - 1) * sizes["domains/porcelain"] <= 96

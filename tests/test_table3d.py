@@ -285,6 +285,12 @@ def test_what_is_stopped_early_has_all_methods_of_the_classes_that_it_came_to(wo
         assert batches == sorted(batches) and len(set(batches)) == 2, "variants of ours after every one of ours"
 
 
+def test_a_table_without_mitsuba_is_refused_before_a_prior_is_fine_tuned(monkeypatch):
+    monkeypatch.setattr(renderer, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"rendering wants Mitsuba: pip install 'ingen3d\[kiln\]'"):
+        evaluation.check_measurable("kiln", ())
+
+
 @pytest.fixture
 def table(world, monkeypatch):
     """A quick table of objects that cost nothing, and what was asked for."""

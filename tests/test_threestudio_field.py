@@ -106,10 +106,15 @@ def test_what_cannot_be_read_is_one_clear_line(tmp_path):
         "pos_encoding_config is 'interpolation'": dict(pos_encoding_config={"interpolation": "Smoothstep"}),
         "activation is 'tanh'": dict(density_activation="tanh"),
         "its configuration says": dict(pos_encoding_config={"n_features_per_level": 4}),
+        "has 4 features, which are no colours": dict(n_feature_dims=4),
     }
     for i, (message, geometry) in enumerate(cases.items()):
         with pytest.raises(UserError, match=message):
             ThreestudioField.from_checkpoint(save_trial(tmp_path / str(i), geometry))
+    config = save_trial(tmp_path / "latent", {}).parent.parent / "configs" / "parsed.yaml"
+    OmegaConf.save(OmegaConf.merge(OmegaConf.load(config), {"system": {"material_type": "sd-latent-adapter-material"}}), config)
+    with pytest.raises(UserError, match="material_type is 'sd-latent-adapter-material', which cannot be read"):
+        ThreestudioField.from_checkpoint(tmp_path / "latent" / "ckpts" / "last.ckpt")
     with pytest.raises(UserError, match="no threestudio checkpoint of tensors alone"):
         ThreestudioField.from_checkpoint(save_trial(tmp_path / "pickle", {}, extra=sys.exit))
     (tmp_path / "empty.safetensors").touch()

@@ -1,6 +1,7 @@
 """Zero-1-to-3 as a noise predictor, on tiny random models in the folder layout of kxic/zero123-xl."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from core.errors import UserError
-from core.kiln.data import load_views, on_white
+from core.kiln.data import Views, load_views, on_white
 from core.kiln.renderer import View
 from core.sampling import denoise
 from ingen3d.cameras import Cameras
@@ -147,4 +148,18 @@ def test_novel_views_are_measured_against_the_view_of_the_camera_that_was_asked_
 
     right, wrong = (novel_view_quality(Ideal(blind), tmp_path, count=2, batch_size=1, quiet=True) for blind in (False, True))
     assert right["count"] == 2 and right["psnr"] > 60 and right["iou"] > 0.98 and wrong["psnr"] < 30
+    assert len({r["object"] for r in views.records}) == 2, "all that are held out of 21"
+
+
+def test_novel_views_are_measured_on_objects_of_all_classes(tmp_path, monkeypatch):
+    """Every second of objects whose classes come in turn would miss every second class."""
+    objects = [{"object": 20 * i, "class": f"{i % 4}", "photo": photo} for i in range(24) for photo in (True, False)]
+    seen = []
+    monkeypatch.setattr("ingen3d.novel_views.load_views", lambda folder, split: Views(np.full((48, 8, 8, 4), 255, np.uint8), objects))
+    monkeypatch.setattr("ingen3d.novel_views.cameras", lambda records, rows: seen.extend(records[i]["class"] for i in rows))
+    model = SimpleNamespace(condition=lambda image, camera: image, sample=lambda condition, cameras, **settings: condition)
+    assert novel_view_quality(model, tmp_path, count=12, quiet=True)["count"] == 12 and set(seen) == set("0123")
+
+
+def test_overlap_is_intersection_over_union():
     assert overlap(np.eye(4) > 0, np.ones((4, 4)) > 0) == 0.25

@@ -23,8 +23,8 @@ MEASURES = (
 )
 HELD_OUT = {"method": "Held-out pictures", "parameters": "–", "unranked": True}
 LEGEND = (
-    "FID and KID: to the training pictures, in the features named above; in brackets the 95% bootstrap interval of FID at these counts, too wide where it "
-    "is near that of the domain's own pictures. Density and coverage: "
+    "FID and KID: to the training pictures, in the features named above; in brackets 95% bootstrap intervals at these counts, FID's too wide where it is "
+    "near that of the domain's own pictures. Density and coverage: "
     "Naeem et al. 2020, k = 5. Copied: the share of images nearer to a training picture than 95% of the held-out pictures are (5% where nothing is memorised). "
     "Distance to training images: the median, over that of held-out pictures. Alignment: the share of images that show all that the text names, as the judge "
     "reads them. Held-out pictures: the domain's own, which no method has seen, as many as there are unconditional images, or all there are: what a perfect "

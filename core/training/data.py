@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import platform
 import re
 import tarfile
 from collections.abc import Iterator
@@ -11,12 +10,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-import psutil
 import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ..checkpoints import fingerprint
+from ..checkpoints import abandoned, fingerprint, owner
 from ..domains import public_name
 from ..errors import UserError
 from ..images import fit_square, open_image, reason, to_tensor
@@ -160,7 +158,7 @@ def find_file(pipe: InDomainPipeline, pictures: Pictures, work: Path, shared: st
     """Where the latents of pictures are: in a training's `work` folder, or in one that several share, under a name that tells them from all others."""
     if shared is None:
         return work / "latents.f32"
-    what = repr((pictures.source, pictures.column, pictures.resolution, fingerprint(pipe.vae)))
+    what = repr((pictures.source, pictures.column, pictures.resolution, fingerprint(pipe.vae), pipe.vae.config.scaling_factor))
     return Path(shared) / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.f32"
 
 
@@ -168,8 +166,9 @@ def find_file(pipe: InDomainPipeline, pictures: Pictures, work: Path, shared: st
 def encode(pipe: InDomainPipeline, pictures: Pictures, file: Path, at_once: int, quiet: bool) -> None:
     """Write latents of every picture, each followed by its mirror image's, as bare fp32 numbers: all of them need not fit into memory."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(file)
-    partial = file.with_suffix(f".{os.getpid()}@{platform.node()}.partial")  # of several trainings that share the file each may be the first
+    for partial in abandoned(file.parent, f"{file.stem}."):  # as much as all latents are, each
+        partial.unlink(missing_ok=True)
+    partial = file.with_suffix(f".{owner()}.partial")  # of several trainings that share the file each may be the first
     try:
         with open(partial, "wb") as stream:
             for x in pictures.batches(at_once, quiet):
@@ -180,13 +179,6 @@ def encode(pipe: InDomainPipeline, pictures: Pictures, file: Path, at_once: int,
         raise KeyboardInterrupt("stopped while pictures were encoded: the same command starts that over") from None
     finally:
         partial.unlink(missing_ok=True)
-
-
-def remove_abandoned(file: Path) -> None:
-    """Remove what processes that were killed while they encoded into `file` have left: as much as all latents are, each."""
-    for partial in file.parent.glob(f"{file.stem}.*@{platform.node()}.partial"):  # another machine's may be alive, which cannot be known here
-        if not psutil.pid_exists(int(partial.name.split("@")[0].rpartition(".")[2])):
-            partial.unlink(missing_ok=True)
 
 
 def load_latents(file: Path, channels: int, size: int) -> torch.Tensor:
