@@ -1,6 +1,7 @@
 """Every stage of the firing, two steps long, on made-up views: what it writes is what the pipelines load."""
 
 import json
+import os
 import shutil
 import time
 from dataclasses import replace
@@ -44,6 +45,11 @@ def repaint(folder, change):
     """The same shard with other pictures."""
     (picture, shard), = data.read_shards(folder).items()
     data.save_shard(picture.with_suffix(""), change(data.decode(picture, shard)), shard["views"], shard["made_by"])
+
+
+def copied(folder, into):
+    """As shutil.copytree; checkpoints, nearly all of it and never written to in place, as links: copies of them fill gigabytes."""
+    return shutil.copytree(folder, into, copy_function=lambda file, copy: (os.link if file.endswith("checkpoint.pt") else shutil.copy2)(file, copy))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +132,7 @@ def refired(kiln, tmp_path, monkeypatch):
     monkeypatch.setattr(domain_module, "optimise_text_feature", lambda unet, scheduler, latents, starts, *_, **__: next(iter(starts.values())))
     monkeypatch.setattr(domain_module, "fit", lambda *_, **__: [1.0])
     for name in ("cache", "weights"):
-        shutil.copytree(getattr(kiln, name), tmp_path / name)
+        copied(getattr(kiln, name), tmp_path / name)
     copy = fire.Kiln(tmp_path / "cache", "cpu", scale=1e-6, quiet=True, weights=tmp_path / "weights")
     copy.run("porcelain")
     encoded.clear()
@@ -175,7 +181,7 @@ def test_porcelain_starts_anew_with_weights_elsewhere(refired):
 def test_a_stage_of_other_steps_or_recipe_does_not_go_on_from_what_was_trained(what, folders, key, untouched, tmp_path, monkeypatch):
     kiln, ran = untouched
     for name in ("cache", "weights"):
-        shutil.copytree(getattr(kiln, name), tmp_path / name)
+        copied(getattr(kiln, name), tmp_path / name)
     other = fire.Kiln(tmp_path / "cache", "cpu", scale=1e-6, quiet=True, weights=tmp_path / "weights")
     assert all((other.cache / folder).is_dir() for folder in folders)
     depends = fire.Kiln.depends
@@ -294,7 +300,7 @@ def test_what_is_finished_is_passed_over_and_no_more(untouched, tmp_path, monkey
     run_all(kiln)
     assert ran == []
     for name in ("cache", "weights"):
-        shutil.copytree(getattr(kiln, name), tmp_path / name)
+        copied(getattr(kiln, name), tmp_path / name)
     other = fire.Kiln(tmp_path / "cache", "cpu", scale=1e-6, quiet=True, weights=tmp_path / "weights")
     (tmp_path / "weights" / "controlnet" / "diffusion_pytorch_model.safetensors").unlink()
     other.steps["zero123"] += 1
@@ -310,7 +316,7 @@ def test_what_is_finished_is_passed_over_and_no_more(untouched, tmp_path, monkey
 @pytest.mark.parametrize("stage, missing, first", [("zero123", "clip", "clip"), ("prior", "prior/vae", "autoencoder"), ("face", "prior/unet", "prior")])
 def test_a_stage_before_its_turn_says_which_comes_first(untouched, tmp_path, stage, missing, first):
     kiln, ran = untouched
-    shutil.copytree(kiln.weights, tmp_path / "weights")
+    copied(kiln.weights, tmp_path / "weights")
     shutil.rmtree(tmp_path / "weights" / missing)
     with pytest.raises(UserError, match=f"{stage} needs {missing}, .*fire_kiln.py {first}` first"):
         fire.Kiln(kiln.cache, "cpu", scale=1e-6, quiet=True, weights=tmp_path / "weights").run(stage)
@@ -319,7 +325,7 @@ def test_a_stage_before_its_turn_says_which_comes_first(untouched, tmp_path, sta
 
 def test_a_stages_time_adds_up_over_kills_and_begins_anew_with_other_data(untouched, tmp_path, monkeypatch):
     kiln, _ = untouched
-    shutil.copytree(kiln.cache, tmp_path / "cache")
+    copied(kiln.cache, tmp_path / "cache")
     other, file = fire.Kiln(tmp_path / "cache", "cpu", scale=1e-6, quiet=True, weights=tmp_path / "weights"), tmp_path / "cache" / "stages" / "clip.json"
     (machine, before), = json.loads(file.read_text())["seconds"].items()
     monkeypatch.setattr(records, "MINUTE", 0.05)
@@ -343,8 +349,8 @@ def test_a_stages_time_adds_up_over_kills_and_begins_anew_with_other_data(untouc
 @pytest.mark.parametrize("stage", ["data", "clip"])
 def test_a_stage_that_is_not_finished_starts_again_whatever_is_left_of_it(untouched, tmp_path, monkeypatch, stage):
     kiln, _ = untouched
-    shutil.copytree(kiln.cache, tmp_path / "cache")
-    shutil.copytree(kiln.weights, tmp_path / "weights")
+    copied(kiln.cache, tmp_path / "cache")
+    copied(kiln.weights, tmp_path / "weights")
     (tmp_path / "weights" / "clip" / "config.json").write_text("{")  # as a kill while it was written leaves it
     for shard in (tmp_path / "cache" / "data").rglob("shard-*.json"):
         shard.write_text("[]")  # as the renders of an older version are
