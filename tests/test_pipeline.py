@@ -292,7 +292,7 @@ def test_images_take_the_size_of_what_their_controls_read(prior):
     (dict(prompt="a", image=PICTURE, mask_image=torch.zeros(3, 1, 16, 16)), "3 masks for 1 images"),
     (dict(prompt="a", guidance_scale=float("nan")), "guidance_scale is nan: give finite"), (dict(prompt="a", guidance_rescale=7.0), "guidance_rescale is 7.0"),
     (dict(prompt="a", control_scale=[1.0, float("inf")]), "control_scale is .*inf.*: give finite"),
-    (dict(prompt="a", num_inference_steps=1001), "num_inference_steps is 1001: give 1 to 1000$"),
+    (dict(prompt="a", num_inference_steps=1001), "num_inference_steps is 1001: give 1 to 999$"),
     (dict(prompt="a", num_inference_steps=0), "num_inference_steps is 0"), (dict(prompt=["a", "b"], negative_prompt=["c"]), "negative_prompt"),
     (dict(prompt=[]), r"prompt is \[\]"), (dict(prompt="a", num_images_per_prompt=0), "num_images_per_prompt is 0"),
     (dict(prompt="a", generator=[torch.Generator()] * 2), "generator is a list of 2 for 1 images"),
