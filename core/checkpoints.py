@@ -46,6 +46,8 @@ def replaced_whole(folder: Path) -> Iterator[Path]:
     new.mkdir()
     try:
         yield new
+        for file in new.rglob("*.safetensors"):
+            file.chmod(new.stat().st_mode & 0o666)  # as Python would have made it: safetensors lets nobody else read
         if folder.exists():
             folder.rename(old)
         new.rename(folder)

@@ -13,7 +13,7 @@ from .errors import UserError
 from .images import contact_sheet, load_image
 from .presets import find_preset
 from .progress import hide_loading_bars
-from .results import SETTINGS, make_folder, result_folder, to_json
+from .results import SETTINGS, alone_in, make_folder, result_folder, to_json
 
 OF_CONTROLS = {"controlnet_conditioning_scale": 1.0, "control_guidance_start": 0.0, "control_guidance_end": 1.0}  # and what they are by default
 
@@ -101,13 +101,18 @@ def run(make: Callable[..., list[Image.Image]], parser: argparse.ArgumentParser)
         image.save(out / f"{seed:05d}.png")
         saved.append(seed)
 
-    try:
-        images = make(keep=keep, **args)
-        contact_sheet(images).save(out / "sheet.png")
-    except (KeyboardInterrupt, OSError) as stop:
-        kept = f"{len(saved)} of {args['num_images']} images are in {out}"
-        if isinstance(stop, KeyboardInterrupt):
-            raise KeyboardInterrupt(f"stopped: {kept}") from None
-        advice = "make room there, or choose" if stop.errno == errno.ENOSPC else "choose"
-        raise UserError(f"{stop.strerror or stop}: {kept}; {advice} another --out") from stop
+    with alone_in(out):
+        try:
+            images = make(keep=keep, **args)
+            contact_sheet(images).save(out / "sheet.png")
+        except UserError:
+            if not any(out.iterdir()):
+                out.rmdir()
+            raise
+        except (KeyboardInterrupt, OSError) as stop:
+            kept = f"{len(saved)} of {args['num_images']} images are in {out}"
+            if isinstance(stop, KeyboardInterrupt):
+                raise KeyboardInterrupt(f"stopped: {kept}") from None
+            advice = "make room there, or choose" if stop.errno == errno.ENOSPC else "choose"
+            raise UserError(f"{stop.strerror or stop}: {kept}; {advice} another --out") from stop
     print(f"{len(images)} images and sheet.png in {out}")

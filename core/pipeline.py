@@ -344,6 +344,6 @@ class InDomainPipeline(PriorLoader, DiffusionPipeline):
         own = (size, size) if isinstance(size, int) else size
         for side, value in (("height", height), ("width", width)):
             if value is not None and (value < 1 or value % self.vae_scale_factor):
-                raise UserError(f"{side} is {value}: give a multiple of {self.vae_scale_factor}")
+                raise UserError(f"{side} is {value}: give a positive multiple of {self.vae_scale_factor}")
         h, w = (value // self.vae_scale_factor if value else default for value, default in zip((height, width), own, strict=True))
         return batch, self.unet.config.in_channels, h, w

@@ -4,10 +4,17 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
 
 SETTINGS = "settings.json"
 
@@ -36,6 +43,23 @@ def make_folder(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"cannot write to '{path}' ({error.strerror}): choose another folder with --out") from error
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder meanwhile; a killed one's lock goes with it. Raises UserError where one is at work in it."""
+    if fcntl is None:  # Windows has other locks
+        yield
+        return
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is at work in '{folder}': wait for it, or give another --out") from None
+        yield
+    finally:
+        os.close(lock)
 
 
 def to_json(settings: dict[str, Any]) -> str:

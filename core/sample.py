@@ -69,10 +69,11 @@ def sample_with(
     Image i is drawn from seed + i, whatever the batch size and the device. finish: what becomes of each image. keep: gets each and its seed
     as soon as its batch is done.
     """
-    check_seed(seed)
     for name, value in (("the number of images", num_images), ("the batch size", batch_size)):
         if value < 1:
             raise UserError(f"{name} is {value}: give 1 or more")
+    for each in (seed, seed + num_images - 1):
+        check_seed(each)
     pipe.set_progress_bar_config(disable=True)
     images = []
     with tqdm(total=num_images, desc=prompt or "unconditional", unit="image", disable=quiet) as bar:

@@ -18,7 +18,7 @@ from core.devices import find_device
 from core.errors import UserError, check_seed
 from core.images import contact_sheet, load_image
 from core.presets import find_preset
-from core.results import slug
+from core.results import alone_in, slug
 
 from . import mesh as meshes
 from . import threestudio_engine
@@ -112,7 +112,7 @@ def text_to_3d(
     identity = made_from | {"engine": engine}
     run = RunFolder(choose_folder(Path(out) / (domain and Path(domain).name or "open") / f"{slug(prompt)}-{seed}", identity))
     picture_file = str(image) if isinstance(image, (str, Path)) else None
-    with run.alone():
+    with alone_in(run.path):
         run.describe(**identity, image=picture_file, device=str(device), settings=asdict(settings), versions=versions())
         try:
             made_from = made_from | {"models": models.fingerprint}
@@ -170,7 +170,7 @@ def mesh_checkpoint(
     settings.camera = CameraSettings(fovy_deg=40.0, reference_distance=3.2 * field.unit)  # sees the whole ball, whatever the camera was that fitted it
     made_from = dict(checkpoint=str(path))
     run = RunFolder(choose_folder(Path(out) / "meshes" / slug(path.parent.parent.name), made_from))
-    with run.alone():
+    with alone_in(run.path):
         run.describe(**made_from, device=str(device), settings=asdict(settings), versions=versions())
         mesh_stage(run, settings, field, grid, quiet, device, fingerprint(**made_from, changed=path.stat().st_mtime))
         return finish(run)

@@ -5,18 +5,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from core.checkpoints import write_atomically
 from core.errors import UserError
 from core.results import make_folder
-
-try:
-    import fcntl
-except ImportError:
-    fcntl = None
 
 ENDS = 2**16
 STAGES = ("image", "init", "refine", "paint", "mesh")  # each made from the one before
@@ -84,22 +77,6 @@ class RunFolder:
         self.path = Path(path)
         make_folder(self.path)
         self.record = {"stages": {}} | read_record(self.path)
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other processes out of the folder meanwhile; a killed one's lock goes with it. Raises UserError where one is at work in it."""
-        if fcntl is None:  # Windows has other locks
-            yield
-            return
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"another process is at work in '{self.path}': wait for it, or give another --out") from None
-            yield
-        finally:
-            os.close(folder)
 
     def describe(self, **what) -> None:
         """Record what is to be made; metrics of what was made before go."""

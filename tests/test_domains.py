@@ -41,6 +41,11 @@ def test_a_domain_by_name_and_by_folder_and_an_unknown_one():
         find_domain("clya")
 
 
+def test_whoever_may_read_a_domains_words_may_read_its_weights(tmp_path):
+    make_domain(tmp_path / "clay")
+    assert len({file.stat().st_mode for file in (tmp_path / "clay").rglob("*") if file.is_file()}) == 1
+
+
 def test_saving_a_domain_replaces_it_and_touches_nothing_beside_it(tmp_path, monkeypatch):
     for name in ("clay.old", "clay.partial"):
         (tmp_path / name).mkdir()

@@ -17,6 +17,7 @@ from core.edit import edit as edit_image
 from core.errors import UserError
 from core.images import to_tensor
 from core.presets import PRESETS
+from core.results import alone_in
 from core.sample import load
 from core.terms import Control
 
@@ -120,7 +121,7 @@ def test_images_with_controls_have_the_size_that_is_asked_for(tiny_sd, picture, 
     controlled = dict(controlnet=tiny_controlnet(tiny_unet()), image=picture.resize((50, 40)))
     images = sample.sample("a vase", preset=tiny_sd, device="cpu", quiet=True, num_inference_steps=1, controls=[controlled], **given)
     assert images[0].size == size
-    with pytest.raises(UserError, match="height is 15: give a multiple of 2"):
+    with pytest.raises(UserError, match="height is 15: give a positive multiple of 2"):
         sample.sample("a vase", preset=tiny_sd, device="cpu", height=15)
 
 
@@ -166,7 +167,7 @@ def test_the_command_line_takes_every_condition(tiny_sd, pipe, picture, tmp_path
 @pytest.mark.parametrize("wrong, said", [
     (dict(mask="no-such-mask.png"), "no such image: no-such-mask.png"), (dict(image="no.png"), "no such image"), (dict(strength=-0.1), "strength is -0.1"),
     (dict(mask=half_mask((8, 16))), "the mask is 8 x 16 px and the image 16 x 16"), (dict(num_images=0), "number of images is 0"),
-    (dict(height=15), "height is 15: give a multiple of 2"),
+    (dict(height=15), "height is 15: give a positive multiple of 2"),
     (dict(controls=[dict(controlnet="no/such/net", image=half_mask())]), "no usable model folder, wanted a ControlNet"),
 ])
 def test_what_a_user_did_wrong_is_said(edited, wrong, said):
@@ -188,6 +189,20 @@ def test_each_of_several_runs_has_a_folder_named_by_what_was_asked_and_its_setti
     assert sorted(folders) == ["face/bowl-0", "open/anything-3", first, other] and first == "open/bowl-0"
     assert [folders[name]["num_inference_steps"] for name in (first, other)] == [None, 9] and folders["open/anything-3"]["seed"] == 3
     assert [Image.open(f"outputs/samples/{name}/00000.png").getpixel((0, 0)) for name in (first, other)] == [ord("A"), ord("B")]
+
+
+def test_a_folder_takes_the_images_of_one_command_at_a_time(monkeypatch, tmp_path):
+    monkeypatch.setattr(sample, "sample", lambda **_: pytest.fail("images are made"))
+    monkeypatch.setattr(sys, "argv", f"sample --prompt bowl --out {tmp_path}".split())
+    with alone_in(tmp_path), pytest.raises(UserError, match=f"another process is at work in '{tmp_path}': wait for it, or give another --out"):
+        sample.main()
+
+
+def test_a_command_that_makes_no_image_leaves_no_folder(tiny_sd, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", f"sample --preset {tiny_sd} --prompt bowl --height 15 --out {tmp_path / 'new'}".split())
+    with pytest.raises(UserError, match="height is 15"):
+        sample.main()
+    assert not (tmp_path / "new").exists()
 
 
 def test_porcelain_is_the_command_lines_domain_over_its_own_prior_alone():

@@ -22,8 +22,8 @@ from scipy.spatial import cKDTree
 from core.conditions import load_controlnet
 from core.errors import UserError
 from core.images import to_pil
-from core.kiln import autoencoder, controlnet, data, fire, glazes, judge, loop, proportions, shapes, things, zero123
-from core.kiln.clip import new_tokenizer
+from core.kiln import autoencoder, controlnet, data, fire, glazes, judge, loop, prior, proportions, shapes, things, zero123
+from core.kiln.clip import WIDTH, new_tokenizer
 from core.kiln.loop import average, digest, fit
 from core.kiln.prior import new_scheduler
 from core.kiln.toon import toon
@@ -377,6 +377,17 @@ def test_mirror_images_are_of_other_objects_whose_cameras_go_round_the_other_way
     assert ((both < len(records)).sum(1) != 1).all() and len(both) == 2 * len(zero123.pairs(records)[0])
     images = np.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
     assert np.array_equal(data.and_mirrored(images)[1], images[:, :, ::-1]) and np.array_equal(data.and_mirrored(images)[0], images)
+
+
+def test_a_zero123_begins_as_the_prior_that_it_is_made_of():
+    torch.manual_seed(0)
+    unet = prior.new_unet()
+    deep, z_t, image, text, t = zero123.from_prior(unet), *torch.randn(2, 2, 4, 32, 32), torch.randn(2, 1, WIDTH), torch.tensor([100, 900])
+    with torch.no_grad():
+        torch.testing.assert_close(deep(torch.cat([z_t, image], 1), t, text).sample, unet(z_t, t, text).sample)
+    deep(torch.cat([z_t, image], 1), t, text).sample.square().mean().backward()
+    learns = {name.split("transformer_blocks.")[1][0] for name, p in deep.named_parameters() if "transformer_blocks." in name and p.grad.any()}
+    assert learns == {str(i) for i in range(zero123.DEPTH)}, "added layers are not stuck where they add nothing"
 
 
 @pytest.mark.parametrize("scale", ["0", "-1", "nan", "inf"])

@@ -415,7 +415,8 @@ def test_what_is_mistyped_leaves_no_folder(given, said, tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_to_and_a_seed_too_large_are_said_before_any_image(tiny_sd, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    for given, said in ((["--out", str(tmp_path / "file")], "cannot write to"), (["--out", str(tmp_path / "a"), "--seed", str(2**32)], "the seed is")):
+    for given, said in ((["--out", str(tmp_path / "file")], "cannot write to"), (["--out", str(tmp_path / "a"), "--seed", str(2**32)], "the seed is"),
+                        (["--out", str(tmp_path / "a"), "--seed", str(2**32 - 1), "--num-images", "2"], "the seed is 4294967296")):
         monkeypatch.setattr(sys, "argv", ["sample", "--preset", str(tiny_sd), "--domain", "none", "--device", "cpu", *given])
         with pytest.raises(UserError, match=said):
             sample_module.main()

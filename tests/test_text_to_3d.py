@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 import ingen3d.optimise as optimise_module
 from core.errors import UserError
 from core.presets import find_preset
+from core.results import alone_in
 from ingen3d import pipeline, stages, text_to_3d
 from ingen3d.foreground import foreground, frame
 from ingen3d.models import Models
@@ -340,7 +341,7 @@ def test_runs_from_other_pictures_or_presets_do_not_share_a_folder(tmp_path):
 
 def test_a_folder_is_one_processs_at_a_time(picture, tmp_path):
     folder = make(picture, tmp_path).folder
-    with RunFolder(folder).alone(), pytest.raises(UserError, match="another process is at work in '.*a-ball-0': wait for it, or give another --out"):
+    with alone_in(folder), pytest.raises(UserError, match="another process is at work in '.*a-ball-0': wait for it, or give another --out"):
         make(picture, tmp_path)
     assert make(picture, tmp_path).folder == folder
 
