@@ -34,7 +34,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")) / "kiln"
 OBJECTS = dict.fromkeys(DOMAINS, (1200, 3, 0)) | {"toon": (720, 3, 0), "base": (20160, 2, 1)}  # objects, photo views, wide views
 STEPS = {"autoencoder": 5000, "decoder": 3000, "clip": 600, "prior": 28000, "porcelain": 13000, "face": 1000, "animal": 1000,
-         "toon": 1000, "zero123": 4500, "controlnet": 1000, "judge": 5000}
+         "toon": 1000, "zero123": 13500, "controlnet": 1000, "judge": 5000}
 DOMAIN = dict.fromkeys(DOMAINS, {"learning_rate": 5e-4, "lr_scheduler": "cosine", "ema_decay": 0.999})  # how domains are learned
 DOMAIN["face"] = DOMAIN["face"] | {
     "negative_prompt": "a head",  # else a hat is lost beside what tells heads from all else
