@@ -90,6 +90,7 @@ def run(make: Callable[..., list[Image.Image]], parser: argparse.ArgumentParser)
     settings = {name: value for name, value in args.items() if name not in ("device", "quiet")}
     args = read_conditions(args)
     out = out or result_folder(root, settings)
+    is_new = not out.exists()
     make_folder(out)
     if args["quiet"]:
         hide_loading_bars()
@@ -106,7 +107,7 @@ def run(make: Callable[..., list[Image.Image]], parser: argparse.ArgumentParser)
             images = make(keep=keep, **args)
             contact_sheet(images).save(out / "sheet.png")
         except UserError:
-            if not any(out.iterdir()):
+            if is_new and not saved:
                 out.rmdir()
             raise
         except (KeyboardInterrupt, OSError) as stop:

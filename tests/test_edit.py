@@ -198,11 +198,14 @@ def test_a_folder_takes_the_images_of_one_command_at_a_time(monkeypatch, tmp_pat
         sample.main()
 
 
-def test_a_command_that_makes_no_image_leaves_no_folder(tiny_sd, monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "argv", f"sample --preset {tiny_sd} --prompt bowl --height 15 --out {tmp_path / 'new'}".split())
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_command_that_makes_no_image_leaves_folders_as_they_were(is_there, tiny_sd, monkeypatch, tmp_path):
+    if is_there:
+        (tmp_path / "out").mkdir()
+    monkeypatch.setattr(sys, "argv", f"sample --preset {tiny_sd} --prompt bowl --height 15 --out {tmp_path / 'out'}".split())
     with pytest.raises(UserError, match="height is 15"):
         sample.main()
-    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "out").exists() == is_there
 
 
 def test_porcelain_is_the_command_lines_domain_over_its_own_prior_alone():
