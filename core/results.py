@@ -57,6 +57,8 @@ def alone_in(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process is at work in '{folder}': wait for it, or give another --out") from None
+        except OSError:  # of a file system without locks, as clusters have
+            pass
         yield
     finally:
         os.close(lock)

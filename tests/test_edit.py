@@ -1,9 +1,11 @@
 """Editing keeps what it is told to keep; the command lines of sampling and editing take every condition."""
 
+import errno
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -196,6 +198,15 @@ def test_a_folder_takes_the_images_of_one_command_at_a_time(monkeypatch, tmp_pat
     monkeypatch.setattr(sys, "argv", f"sample --prompt bowl --out {tmp_path}".split())
     with alone_in(tmp_path), pytest.raises(UserError, match=f"another process is at work in '{tmp_path}': wait for it, or give another --out"):
         sample.main()
+
+
+def test_a_file_system_without_locks_does_without(monkeypatch, tmp_path):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("core.results.fcntl", SimpleNamespace(flock=flock, LOCK_EX=2, LOCK_NB=4))
+    with alone_in(tmp_path):
+        (tmp_path / "00000.png").touch()
 
 
 @pytest.mark.parametrize("is_there", [False, True])

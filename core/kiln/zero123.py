@@ -25,9 +25,9 @@ CAMERA = ("elevation_deg", "azimuth_deg", "distance")  # of a view's record
 POSE = 4  # d polar, sin d azimuth, cos d azimuth, d distance
 
 
-def from_prior(prior: UNet2DConditionModel, depth: int = DEPTH) -> UNet2DConditionModel:
-    """The prior with as many input channels more for the reference's latents, and with transformers of `depth` layers: at first both add nothing."""
-    unet = UNet2DConditionModel.from_config(prior.config, in_channels=2 * prior.config.in_channels, transformer_layers_per_block=depth)
+def from_prior(prior: UNet2DConditionModel) -> UNet2DConditionModel:
+    """The prior with as many input channels more for the reference's latents, and with transformers of DEPTH layers: at first both add nothing."""
+    unet = UNet2DConditionModel.from_config(prior.config, in_channels=2 * prior.config.in_channels, transformer_layers_per_block=DEPTH)
     state = prior.state_dict()
     state["conv_in.weight"] = torch.cat([state["conv_in.weight"], torch.zeros_like(state["conv_in.weight"])], 1)
     unet.load_state_dict(unet.state_dict() | state)
