@@ -16,11 +16,12 @@ WEIGHTS = Path(__file__).parent / "kiln" / "weights"
 
 @dataclass(frozen=True)
 class Preset:
-    """A prior and a Zero-1-to-3, each a folder or a Hub id, with the sizes in pixels and the scales that suit them."""
+    """A prior, a Zero-1-to-3 and a depth estimator, each a folder or a Hub id, with the sizes in pixels and the scales that suit them."""
 
     name: str
     prior: str
     zero123: str
+    depth: str  # an estimator of transformers' that tells inverse depth
     config: str  # the name of ingen3d's settings for them, in configs/
     resolution: int
     zero123_resolution: int
@@ -40,9 +41,11 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), "kiln", 128, 128, 3.0, 25, (2.0, 3.0), (3.5, 1.5), 1.0, (0.0, 0.6), 2, 3e-4,
+        Preset("kiln", str(WEIGHTS / "prior"), str(WEIGHTS / "zero123"), str(WEIGHTS / "depth"), "kiln", 128, 128,
+               3.0, 25, (2.0, 3.0), (3.5, 1.5), 1.0, (0.0, 0.6), 2, 3e-4,
                judge=str(WEIGHTS / "judge" / "model.safetensors"), controlnet=str(WEIGHTS / "controlnet")),
-        Preset("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "kxic/zero123-xl", "sd15", 512, 256, 7.0, 25, None, None, 1.0, (0.0, 1.0), 1, 1e-5),
+        Preset("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "kxic/zero123-xl", "depth-anything/Depth-Anything-V2-Small-hf", "sd15", 512, 256,
+               7.0, 25, None, None, 1.0, (0.0, 1.0), 1, 1e-5),
     )
 }
 PRESETS["kiln-toon"] = replace(PRESETS["kiln"], name="kiln-toon", unet=str(WEIGHTS / "toon"))

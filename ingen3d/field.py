@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 RADIUS = 1.0  # the object lives in the ball of this radius about the origin
@@ -85,7 +85,8 @@ class TriPlaneField(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Weights and configuration as one safetensors file."""
-        save_file(self.state_dict(), str(path), metadata={k: repr(v) for k, v in self.config.items()})
+        content = save(self.state_dict(), metadata={k: repr(v) for k, v in self.config.items()})
+        Path(path).write_bytes(content)  # save_file makes files that their owner alone may read
 
     @classmethod
     def load(cls, path: str | Path, device="cpu") -> "TriPlaneField":

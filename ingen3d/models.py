@@ -12,6 +12,7 @@ from core.domains import find_domain
 from core.errors import UserError
 from core.presets import PRESETS, find_preset
 
+from .depth import DepthEstimator
 from .run_folder import models_fingerprint
 from .zero123 import Zero123
 
@@ -33,7 +34,8 @@ class Models:
         if prior is not None:
             self.name = str(prior)
             self.preset = replace(self.preset, prior=find_preset(prior).prior, unet=None)
-        self.fingerprint = models_fingerprint(self.preset.prior, self.preset.zero123, *filter(None, (self.preset.unet, found and found.folder)))
+        own = filter(None, (self.preset.unet, found and found.folder))
+        self.fingerprint = models_fingerprint(self.preset.prior, self.preset.zero123, self.preset.depth, *own)
 
     @cached_property
     def pipe(self) -> InDomainPipeline:
@@ -47,6 +49,10 @@ class Models:
     @cached_property
     def zero123(self) -> Zero123:
         return Zero123.from_pretrained(self.preset.zero123, self.device, default_dtype(self.device), vae=self.pipe.vae)
+
+    @cached_property
+    def depth(self) -> DepthEstimator:
+        return DepthEstimator.from_pretrained(self.preset.depth, self.device, default_dtype(self.device))
 
     def make_room(self, name: str) -> None:
         """Unload one of the above from a GPU."""

@@ -1,4 +1,4 @@
-"""How well Zero-1-to-3 knows the kiln's objects from other cameras: measured on objects that no model has seen."""
+"""How well Zero-1-to-3 knows the kiln's objects from other cameras, and the depth estimator how near they are: measured on objects that no model has seen."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -10,9 +10,11 @@ from tqdm import tqdm
 from core.errors import UserError
 from core.images import to_pil
 from core.kiln.data import choose, load_views, on_white
+from core.kiln.depth import distances
 from core.kiln.renderer import FOV_DEG
 
 from .cameras import Cameras
+from .depth import DepthEstimator, fitted
 from .foreground import foreground
 from .zero123 import Zero123
 
@@ -41,6 +43,20 @@ def novel_view_quality(model: Zero123, data: Path, count: int = 200, seed: int =
         psnr += (-10 * torch.log10((((found - y) / 2) ** 2).mean((1, 2, 3)))).tolist()
         iou += [overlap(silhouette(image), views.images[i][..., 3] > 127) for image, i in zip(to_pil(found), target)]
     return {"psnr": float(np.mean(psnr)), "iou": float(np.mean(iou)), "count": len(pairs)}
+
+
+@torch.no_grad()
+def depth_error(estimator: DepthEstimator, data: Path, count: int = 200, quiet: bool = False) -> dict[str, float]:
+    """Mean error of distances, in radii of the unit ball, over `count` held-out views from all around, each moved to fit best; the same of
+    flat pictures, which tell nothing."""
+    views = load_views(data / "around", "test").some(count)
+    found = estimator.nearness(on_white(views.images)).cpu()
+    errors = []
+    for true, nearness in zip(distances("around", views.records, quiet).float(), found):
+        seen = true > 0
+        errors.append([(1 / fitted(x[seen], 1 / true[seen], estimator.scale) - true[seen]).abs().mean() for x in (nearness, torch.zeros_like(nearness))])
+    error, flat = torch.tensor(errors).mean(0).tolist()
+    return {"error": error, "flat": flat, "count": len(errors)}
 
 
 def cameras(records: list[dict], rows: list[int]) -> Cameras:

@@ -26,10 +26,11 @@ from .field import TriPlaneField
 from .foreground import foreground, frame
 from .models import Models
 from .paint import paint
+from .reference import framed, read_reference, reference_metrics
 from .render import OccupancyGrid
 from .run_folder import RunFolder, choose_folder, fingerprint
 from .settings import CameraSettings, ImageSettings, Settings, load_settings, refuse_others
-from .stages import framed, initialise, read_reference, reference_metrics, refine, turntable
+from .stages import initialise, refine, turntable
 from .threestudio_field import ThreestudioField, newest_trial
 
 log = logging.getLogger(__name__)
@@ -224,7 +225,8 @@ def init_stage(run: RunFolder, models: Models, settings: Settings, reference, se
         generator = torch.Generator().manual_seed(2 * seed + 1)
         size = models.preset.zero123_resolution
         zero123 = models.zero123 if settings.init.steps else None
-        field, grid, losses = initialise(reference, zero123, settings, size, generator, partial / "checkpoint.pt", quiet, device)
+        estimator = models.depth if settings.init.steps and settings.init.depth else None
+        field, grid, losses = initialise(reference, zero123, estimator, settings, size, generator, partial / "checkpoint.pt", quiet, device)
         models.make_room("zero123")
         field.save(partial / "field.safetensors")
         end_field(run, "init", mark, field, grid, reference, losses)

@@ -57,9 +57,9 @@ class Render:
 
     rgb: torch.Tensor  # (B, H, W, 3)
     opacity: torch.Tensor  # (B, H, W)
+    depth: torch.Tensor  # (B, H, W), along the ray to the surface, zero where opacity < 0.5
+    rays_d: torch.Tensor  # (B, H, W, 3)
     normal: torch.Tensor | None = None  # (B, H, W, 3), outward, zero where opacity < 0.5
-    rays_d: torch.Tensor | None = None  # (B, H, W, 3)
-    depth: torch.Tensor | None = None  # (B, H, W), along the ray to the surface, zero where opacity < 0.5
 
 
 def render(
@@ -87,12 +87,12 @@ def render(
     rays, planes = (rays_o.reshape(-1, 3), rays_d.reshape(-1, 3), near, offset), field.pyramid_sum()
     chunk = len(near) if torch.is_grad_enabled() else max(1, SAMPLES_AT_ONCE // samples)
     parts = [march(field, grid, planes, *part, samples, normals) for part in zip(*(x.split(chunk) for x in rays), strict=True)]
-    rgb, opacity, normal, depth = (torch.cat(x).view(*shape, -1) for x in zip(*parts, strict=True))
-    return Render(rgb + (1 - opacity) * background, opacity[..., 0], normal if normals else None, rays_d, depth[..., 0] if normals else None)
+    rgb, opacity, depth, normal = (torch.cat(x).view(*shape, -1) for x in zip(*parts, strict=True))
+    return Render(rgb + (1 - opacity) * background, opacity[..., 0], depth[..., 0], rays_d, normal if normals else None)
 
 
 def march(field, grid, planes, origins, directions, near, offset, samples: int, normals: bool) -> tuple[torch.Tensor, ...]:
-    """Rays (n, 3), near and offset (n, 1), to premultiplied colour (n, 3), opacity (n, 1) and normal (n, 3 or 0)."""
+    """Rays (n, 3), near and offset (n, 1), to premultiplied colour (n, 3), opacity (n, 1), depth (n, 1) and normal (n, 3 or 0)."""
     # every ray is cut into the same number of equal steps over the ball's depth, so tensors are dense
     step = 2 * RADIUS / samples
     t_starts = near + (torch.arange(samples, device=near.device) + offset) * step  # (n, samples)
@@ -108,13 +108,14 @@ def march(field, grid, planes, origins, directions, near, offset, samples: int, 
     density, colour = _scatter(density, active), _scatter(colour, active)
     weights = render_weight_from_density(t_starts, t_ends, density)[0]  # (n, samples)
     opacity, rgb = accumulate_along_rays(weights), accumulate_along_rays(weights, colour)
-    if not normals:
-        return rgb, opacity, rgb[:, :0], rgb[:, :0]
     middle = accumulate_along_rays(weights, ((t_starts + t_ends) / 2)[..., None])  # (n, 1)
     hit = opacity.view(-1).detach() > 0.5
+    depth = (middle / opacity.clamp(min=1e-6))[hit]
+    if not normals:
+        return rgb, opacity, _scatter(depth, hit), rgb[:, :0]
     # the surface point itself is held fixed: normal losses should turn the surface, not slide along the ray
-    depth = (middle / opacity.clamp(min=1e-6)).detach()[hit]
-    return rgb, opacity, _scatter(field.normal(origins[hit] + directions[hit] * depth, planes), hit), _scatter(depth, hit)
+    surface = origins[hit] + directions[hit] * depth.detach()
+    return rgb, opacity, _scatter(depth, hit), _scatter(field.normal(surface, planes), hit)
 
 
 def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

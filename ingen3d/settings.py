@@ -64,6 +64,7 @@ class OptimiseSettings:
     sds: float = 0.1
     rgb: float = 500.0
     mask: float = 100.0
+    depth: float = 0.0  # of inverse depth, as an estimator sees it in pictures
     sparsity: float = 0.5
     opaque: float = 0.5
     normal_smooth: float = 1.0
@@ -74,6 +75,14 @@ class OptimiseSettings:
         """Linear over the stage's progress in [0, 1]."""
         end = self.guidance_scale if self.guidance_end is None else self.guidance_end
         return self.guidance_scale + (end - self.guidance_scale) * progress
+
+
+@dataclass
+class InitSettings(OptimiseSettings):
+    """The stage whose score is Zero-1-to-3's."""
+
+    pictures: int = 6  # that it samples all around, for their depth alone
+    pictures_elevation_deg: float = 50.0  # so high that a vessel shows how deep it is
 
 
 @dataclass
@@ -89,7 +98,7 @@ class RefineSettings(OptimiseSettings):
     t_end: tuple[float, float] = (0.02, 0.3)
     rgb: float = 100.0
     mask: float = 50.0
-    hold: float = 0.0  # of the first field's silhouettes, at the views that the score sees
+    hold: float = 0.0  # of the first field's silhouettes, at the views that the score sees; `depth` is the weight of its inverse depth there
     arc_deg: float | None = None  # score and painting look from this arc of azimuths about the reference's; None: `text_to_3d` puts in the domain's.
     # From the rest the first field's look is held, with the weights rgb and mask of the reference's
     domain_scale: float | None = None  # w_d and w_c, in diffusers' convention; None: Sec. 3.4's
@@ -131,7 +140,7 @@ class Settings:
     camera: CameraSettings = dataclasses.field(default_factory=CameraSettings)
     image: ImageSettings = dataclasses.field(default_factory=ImageSettings)
     field: FieldSettings = dataclasses.field(default_factory=FieldSettings)
-    init: OptimiseSettings = dataclasses.field(default_factory=OptimiseSettings)
+    init: InitSettings = dataclasses.field(default_factory=InitSettings)
     refine: RefineSettings = dataclasses.field(default_factory=RefineSettings)
     paint: PaintSettings = dataclasses.field(default_factory=PaintSettings)
     mesh: MeshSettings = dataclasses.field(default_factory=MeshSettings)
@@ -148,6 +157,7 @@ BOUNDS = {  # the least and the largest value that can work, in some 16 GB; othe
     "elevation_range": (-90, 90),
     "elevation_deg": (-90, 90),
     "reference_elevation_deg": (-90, 90),
+    "pictures_elevation_deg": (-90, 90),
     "reference_azimuth_deg": (-360, 360),
     "distance_range": (RADIUS, math.inf),
     "reference_distance": (RADIUS, math.inf),

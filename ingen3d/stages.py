@@ -4,86 +4,52 @@ Each takes what it needs and returns what it made; folders and resuming are the 
 """
 
 import copy
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
-from core.errors import UserError
 from core.guidance import MultiGuidance
 
 from .cameras import Cameras, orbit, random_cameras
+from .depth import depth_loss
 from .distillation import anneal, sds
 from .field import TriPlaneField
-from .foreground import foreground, frame
 from .optimise import optimise
+from .reference import Reference, with_depth
 from .render import OccupancyGrid, Render, render, render_views
 from .settings import CameraSettings, OptimiseSettings, Settings, TurntableSettings
 
 
-@dataclass
-class Reference:
-    """The picture that the object is made from, and the camera that is taken to have seen it."""
-
-    rgb: torch.Tensor  # (H, W, 3) in [0, 1], straight
-    mask: torch.Tensor  # (H, W) in [0, 1]
-    camera: Cameras  # a batch of one
-
-    def on_white(self) -> torch.Tensor:
-        """(1, 3, H, W) in [-1, 1], as the score models want it."""
-        rgb = self.rgb * self.mask[..., None] + 1 - self.mask[..., None]
-        return (rgb * 2 - 1).permute(2, 0, 1)[None]
-
-    def sample(self, size: int, jitter: torch.Tensor, background: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Colour (size, size, 3) on a background and mask (size, size), where rays with this jitter pass."""
-        x, y = ((2 * (torch.arange(size, device=jitter.device) + j) / size - 1) for j in jitter)
-        coordinates = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
-        picture = torch.cat([self.rgb * self.mask[..., None], self.mask[..., None]], -1).permute(2, 0, 1)[None]
-        sampled = F.grid_sample(picture, coordinates, padding_mode="border", align_corners=False)[0].permute(1, 2, 0)
-        rgb, mask = sampled[..., :3], sampled[..., 3]
-        return rgb + (1 - mask[..., None]) * background, mask
-
-
-def framed(image: Image.Image, size: int, fill: float | None) -> np.ndarray:
-    """A user's picture moved to the framing that the models know: straight RGBA (size, size, 4) in [0, 1].
-
-    fill: see ImageSettings; None takes the framing, and the size up to 1024, as they are. Raises UserError for one that is not square then.
-    """
-    if fill is None and image.width != image.height:
-        raise UserError(f"the picture is {image.width} x {image.height} px: one that keeps its framing (image.fill=null) is square")
-    image = image.convert("RGBA")  # a copy
-    image.thumbnail((1024, 1024), Image.Resampling.LANCZOS)  # no model sees more, and a phone's picture would take minutes
-    return foreground(image) if fill is None else frame(foreground(image), size, fill)
-
-
-def read_reference(file: Path, c: CameraSettings, device) -> Reference:
-    """The reference from a straight RGBA picture."""
-    rgba = torch.from_numpy(np.asarray(Image.open(file).convert("RGBA"), np.float32) / 255).to(device)
-    camera = Cameras.at(c.reference_elevation_deg, c.reference_azimuth_deg, c.reference_distance, c.fovy_deg, device)
-    return Reference(rgba[..., :3], rgba[..., 3], camera)
-
-
 def initialise(
-    reference: Reference | None, zero123, settings: Settings, size: int, generator: torch.Generator, checkpoint: Path, quiet: bool, device
+    reference: Reference | None,
+    zero123,
+    estimator,
+    settings: Settings,
+    size: int,
+    generator: torch.Generator,
+    checkpoint: Path,
+    quiet: bool,
+    device,
 ) -> tuple[TriPlaneField, OccupancyGrid, dict]:
     """Stage 2: the reference view, and Zero-1-to-3's score at random views. size: side of the pictures that Zero-1-to-3 sees.
 
-    Without steps it is the density blob, for which reference and zero123 may be None.
+    estimator: a DepthEstimator, where `settings.init.depth` has weight. Without steps it is the density blob, for which all three may be None.
     """
     torch.manual_seed(generator.initial_seed())  # the field's first weights
     field, grid = TriPlaneField(**vars(settings.field)).to(device), OccupancyGrid().to(device)
     if settings.init.steps == 0:
         return field, grid, {}
     condition = zero123.condition(F.interpolate(reference.on_white(), (size, size), mode="bilinear", antialias=True), reference.camera)
+    pictures = with_depth(reference, zero123, condition, estimator, settings, generator.initial_seed()) if settings.init.depth else [reference]
 
     def score(images: torch.Tensor, cameras: Cameras, t_range, guidance_scale: float) -> torch.Tensor:
         predict = zero123.noise_predictor(condition, cameras, guidance_scale)
         return sds(zero123.encode_images(images).float(), predict, zero123.scheduler.alphas_cumprod, t_range, generator)
 
-    averages = distil(field, grid, reference, score, settings.init, settings.camera, size, generator, checkpoint, "initialise", quiet)
+    averages = distil(field, grid, pictures, score, settings.init, settings.camera, size, generator, checkpoint, "initialise", quiet)
     return field, grid, averages
 
 
@@ -125,9 +91,10 @@ def refine(
 
         return sum(map(score_of, range(len(cameras))))
 
-    is_held = settings.init.steps and (s.hold or s.arc_deg < 360)  # the density blob is no shape to hold
+    is_held = settings.init.steps and (s.hold or s.depth or s.arc_deg < 360)  # the density blob is no shape to hold
     first = copy.deepcopy((field, grid)) if is_held else None
-    return distil(field, grid, reference, score, s, settings.camera, size, generator, checkpoint, "refine", quiet, first, s.arc_deg)
+    pictures = [] if reference is None else [reference]
+    return distil(field, grid, pictures, score, s, settings.camera, size, generator, checkpoint, "refine", quiet, first, s.arc_deg)
 
 
 def view_phrase(camera: Cameras, front_deg: float = 0.0) -> str:
@@ -141,7 +108,7 @@ def view_phrase(camera: Cameras, front_deg: float = 0.0) -> str:
 def distil(
     field,
     grid,
-    reference: Reference | None,
+    pictures: Sequence[Reference],
     score,
     settings: OptimiseSettings,
     cameras: CameraSettings,
@@ -153,10 +120,11 @@ def distil(
     first: tuple[TriPlaneField, OccupancyGrid] | None = None,
     arc_deg: float = 360.0,
 ) -> dict:
-    """Both optimisation stages: reference reconstruction, a score at random views, and threestudio's shape priors.
+    """Both optimisation stages: reconstruction of the reference, a score at random views, and threestudio's shape priors.
 
-    arc_deg: the arc of azimuths about the reference's that these views are of. first: a field whose silhouettes are to be held there (`hold`), and
-    its colours too outside the arc.
+    pictures: the reference, then others that tell no more than how near their points are. A step looks at the first and at one of the rest.
+    arc_deg: the arc of azimuths about the reference's that these views are of. first: a field whose silhouettes (`hold`) and depth are to be
+    held there, and its colours too outside the arc.
 
     score(images (B, 3, size, size) in [-1, 1], cameras, t_range, guidance_scale) -> scalar, summed over B.
     """
@@ -166,33 +134,42 @@ def distil(
     def look(n: int, *arc: float) -> Cameras:
         return random_cameras(n, s.elevation_range, c.distance_range, c.fovy_deg, generator, device, *arc)
 
-    def difference(new: Render, views: Cameras) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of colours and silhouettes from the first field's."""
+    def difference(new: Render, views: Cameras) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of colours, silhouettes and inverse depths from the first field's."""
         with torch.no_grad():
             old = render(*first, views, side, side, s.samples, 1.0, generator)
-        return F.mse_loss(new.rgb, old.rgb), F.mse_loss(new.opacity, old.opacity)
+        both = (new.depth > 0) & (old.depth > 0)
+        depth = F.l1_loss(1 / new.depth[both], 1 / old.depth[both]) if both.any() else 0.0
+        return F.mse_loss(new.rgb, old.rgb), F.mse_loss(new.opacity, old.opacity), depth
 
-    def reconstruction() -> dict[str, torch.Tensor]:
+    def reconstruction(picture: Reference) -> dict[str, torch.Tensor]:
         jitter = torch.rand(2, generator=generator).to(device)
         # a random background tells white matter from no matter
         background = torch.rand(3, generator=generator).to(device)
-        target, mask = reference.sample(side, jitter, background)
-        seen = render(field, grid, reference.camera, side, side, s.samples, background, generator, jitter)
-        return {"rgb": s.rgb * F.mse_loss(seen.rgb[0], target), "mask": s.mask * F.mse_loss(seen.opacity[0], mask)}
+        target, mask, nearness = picture.sample(side, jitter, background)
+        seen = render(field, grid, picture.camera, side, side, s.samples, background, generator, jitter)
+        terms = {"rgb": s.rgb * F.mse_loss(seen.rgb[0], target), "mask": s.mask * F.mse_loss(seen.opacity[0], mask)}
+        if picture.nearness is not None:
+            both = (seen.opacity[0] > 0.5) & (mask > 0.5)
+            terms["depth"] = s.depth * depth_loss(seen.depth[0][both], nearness[both], picture.scale)
+        return terms
 
     def objective(step: int) -> dict[str, torch.Tensor]:
-        terms = {} if reference is None else reconstruction()
+        terms = reconstruction(pictures[0]) if pictures else {}
+        if others := pictures[1:]:
+            terms["depth above"] = reconstruction(others[int(torch.randint(len(others), (), generator=generator))])["depth"]
         views = look(s.batch, c.reference_azimuth_deg, arc_deg)
         new = render(field, grid, views, side, side, s.samples, 1.0, generator, normals=True)
         images = F.interpolate(new.rgb.permute(0, 3, 1, 2), (size, size), mode="bilinear", align_corners=False) * 2 - 1
         progress = step / s.steps
         terms["sds"] = s.sds / s.batch * score(images, views, anneal(s.t_start, s.t_end, progress), s.guidance_at(progress))
-        if first is not None and s.hold:
-            terms["hold"] = s.hold * difference(new, views)[1]
+        if first is not None and (s.hold or s.depth):
+            _, mask, depth = difference(new, views)
+            terms["hold"] = s.hold * mask + s.depth * depth
         if arc_deg < 360:
             behind = look(1, c.reference_azimuth_deg + 180, 360 - arc_deg)
-            rgb, mask = difference(render(field, grid, behind, side, side, s.samples, 1.0, generator), behind)
-            terms["away"] = s.rgb * rgb + s.mask * mask
+            rgb, mask, depth = difference(render(field, grid, behind, side, side, s.samples, 1.0, generator), behind)
+            terms["away"] = s.rgb * rgb + s.mask * mask + s.depth * depth
         return terms | shape_priors(field, new, s)
 
     return optimise(objective, field, grid, settings, generator, checkpoint, name=name, quiet=quiet)
@@ -210,20 +187,6 @@ def shape_priors(field: TriPlaneField, view: Render, s: OptimiseSettings) -> dic
         "smooth": s.normal_smooth * (across + down),
         "orient": s.orient * ((view.normal * view.rays_d).sum(-1).clamp(min=0) ** 2).mean(),
         "tv": s.total_variation * field.total_variation(),
-    }
-
-
-@torch.no_grad()
-def reference_metrics(field, grid, reference: Reference) -> dict[str, float]:
-    """How well the field shows the reference picture: PSNR in dB, and IoU of the masks."""
-    size = len(reference.mask)
-    camera = replace(reference.camera, distance=reference.camera.distance / field.unit)
-    seen = render(field, grid, camera, size, size, samples=128)
-    target = (reference.on_white()[0].permute(1, 2, 0) + 1) / 2
-    mine, theirs = seen.opacity[0] > 0.5, reference.mask > 0.5
-    return {
-        "reference_psnr": round(-10 * torch.log10(F.mse_loss(seen.rgb[0], target)).item(), 2),
-        "reference_iou": round(((mine & theirs).sum() / (mine | theirs).sum().clamp(min=1)).item(), 4),
     }
 
 

@@ -53,7 +53,7 @@ class Zero123:
         """From a folder or a Hub id. vae: the prior's, or the prior's folder, where there is none. Raises UserError naming the part it lacks."""
         name = str(name)
         with wanted(name, "feature_extractor"):
-            clip = json.loads(_preprocessor(name).read_text())
+            clip = json.loads(hub_file(name, "feature_extractor/preprocessor_config.json").read_text())  # its class is not needed: the image is a tensor
         models = {}
         for part, kind in PARTS.items():
             source = name
@@ -107,11 +107,11 @@ class Zero123:
         return self.vae.decode(latents / self.vae.config.scaling_factor).sample
 
 
-def _preprocessor(name: str) -> Path:
-    """CLIP's resolution and normalisation; the image is already a tensor, so the processor's class is not needed."""
-    path = Path(name) / "feature_extractor" / "preprocessor_config.json"
+def hub_file(name: str, file: str) -> Path:
+    """A file of a folder's or of the Hub's."""
+    path = Path(name) / file
     if not Path(name).is_dir():
-        return Path(hf_hub_download(name, path.name, subfolder="feature_extractor"))
+        return Path(hf_hub_download(name, file))
     if not path.is_file():
-        raise OSError(f"no feature_extractor/{path.name}")
+        raise OSError(f"no {file}")
     return path

@@ -3,8 +3,14 @@
 python scripts/edit.py --domain porcelain --image my.png --prompt "a vase with leaves" --strength 0.5
 """
 
-from core.edit import main
 from core.errors import run_cli
+
+
+def main() -> None:
+    from core.edit import main  # inside, as this takes seconds, in which Ctrl-C is one line too
+
+    main()
+
 
 if __name__ == "__main__":
     run_cli(main)

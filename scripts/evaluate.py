@@ -1,6 +1,6 @@
 """Measure the kiln's models and runs, each line of the output one figure of docs/results.md; and make the paper's tables.
 
-    python scripts/evaluate.py fold parity autoencoder judge prior toon zero123 domain control costs
+    python scripts/evaluate.py fold parity autoencoder judge prior toon zero123 depth domain control costs
     python scripts/evaluate.py run --folder outputs/porcelain/a-vase-0
     python scripts/evaluate.py table1 --quick               # minutes, for a look; without it hours, as in the paper
     python scripts/evaluate.py table1 rectification table3d
@@ -24,11 +24,11 @@ from accelerate import PartialState
 from core.errors import UserError, run_cli
 from core.presets import find_preset
 
-MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "toon", "zero123", "domain", "control", "costs", "run")
+MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "toon", "zero123", "depth", "domain", "control", "costs", "run")
 TABLES = ("table1", "rectification", "table3d")
 IN_2D = dict.fromkeys(("data", "held_out", "prompts", "negative_prompt", "steps"), TABLES[:2])  # option -> what takes it
 OF_SOME = {"folder": ("run",), "seeds": ("prior", "toon", "table3d"), "domain": ("domain", "control", "costs", *TABLES),
-           "images": ("zero123", "domain", "control", "costs", "table1"), "controlnet": ("table1",), "customised": ("rectification",)}
+           "images": ("zero123", "depth", "domain", "control", "costs", "table1"), "controlnet": ("table1",), "customised": ("rectification",)}
 TRAINING = ("train_steps", "batch_size", "accumulation", "gradient_checkpointing")  # without effect on checkpoints of others
 
 
@@ -39,8 +39,8 @@ def main() -> None:
     parser.add_argument("--domain", action="append", default=[], help="for `domain`, `control` and `costs`, porcelain by default; several may be "
                         "given; for tables all that ship by default, for `rectification` with the styles of checkpoints that do; "
                         "`run` takes the run's own")
-    parser.add_argument("--images", type=int, help="samples for FID (default: 2000; 1000 of each setting for `costs`), objects for `zero123` (200), "
-                        "held-out pictures for `control` (200)")
+    parser.add_argument("--images", type=int, help="samples for FID (default: 2000; 1000 of each setting for `costs`), objects for `zero123`, "
+                        "views for `depth` and held-out pictures for `control` (200 each)")
     parser.add_argument("--seeds", type=int, help="of each of 40 prompts for `prior` and `toon` (default: 25), of each class for `table3d` (3)")
     parser.add_argument("--quiet", action="store_true")
     tables, of_tables = parser.add_argument_group("tables"), []
@@ -100,8 +100,9 @@ def print_figures(names: list[str], args: argparse.Namespace) -> None:
     from core.evaluation import kiln
     from core.kiln.fire import CACHE, WEIGHTS
     from core.presets import PRESETS
+    from ingen3d.depth import DepthEstimator
     from ingen3d.mesh import facts
-    from ingen3d.novel_views import novel_view_quality
+    from ingen3d.novel_views import depth_error, novel_view_quality
     from ingen3d.run_folder import finished_record
     from ingen3d.zero123 import Zero123
 
@@ -116,7 +117,7 @@ def print_figures(names: list[str], args: argparse.Namespace) -> None:
     if "run" in names:
         kiln.check_world(Path(run_domain).name)
     data, judge = CACHE / "data", WEIGHTS / "judge"
-    if {"autoencoder", "judge", "zero123", "domain", "control", "costs", "run"} & set(names) and not data.is_dir():
+    if {"autoencoder", "judge", "zero123", "depth", "domain", "control", "costs", "run"} & set(names) and not data.is_dir():
         raise UserError(f"no renders in {data}: run `python scripts/fire_kiln.py data` first")
     if {"judge", "prior", "toon", "domain", "costs", "run"} & set(names) and not judge.is_dir():
         raise UserError(f"no judge in {judge}: run `python scripts/fire_kiln.py judge` first")
@@ -129,6 +130,7 @@ def print_figures(names: list[str], args: argparse.Namespace) -> None:
         "toon": lambda: kiln.prior_alignment(args.seeds or 25, "kiln-toon", args.quiet),
         "zero123": lambda: novel_view_quality(Zero123.from_pretrained(PRESETS["kiln"].zero123, vae=PRESETS["kiln"].prior), data, args.images or 200,
                                               quiet=args.quiet),
+        "depth": lambda: depth_error(DepthEstimator.from_pretrained(PRESETS["kiln"].depth), data, args.images or 200, args.quiet),
         "domain": lambda: ({name: kiln.domain_fidelity(data, name, args.images or 2000, args.quiet)} for name in domains),
         "control": lambda: ({name: kiln.control_agreement(data, name, args.images or 200, args.quiet)} for name in domains),
         "costs": lambda: ({name: kiln.sampling_costs(data, name, args.images or 1000, args.quiet)} for name in domains),

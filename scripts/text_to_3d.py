@@ -7,13 +7,14 @@ python scripts/text_to_3d.py --from-checkpoint outputs/multi-guidance-refine/a_v
 import argparse
 from pathlib import Path
 
-from core.command_line import choose_domain
 from core.errors import UserError, run_cli
-from core.progress import hide_loading_bars
-from ingen3d.pipeline import mesh_checkpoint, text_to_3d
 
 
 def main() -> None:
+    from core.command_line import choose_domain  # inside, as these take seconds, in which Ctrl-C is one line too
+    from core.progress import hide_loading_bars
+    from ingen3d.pipeline import mesh_checkpoint, text_to_3d
+
     parser = argparse.ArgumentParser(description="From a prompt to a textured mesh.")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", help="what to make: 'a vase'")

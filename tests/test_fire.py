@@ -24,12 +24,14 @@ from core.pipeline import InDomainPipeline
 from core.presets import PRESETS
 from core.training import domain as domain_module
 from ingen3d.cameras import Cameras
+from ingen3d.depth import DepthEstimator
 from ingen3d.zero123 import Zero123
 
 
 def made_up_views(folder, world, objects=data.HELD_OUT_EVERY + 1):
     """One shard without a renderer: coloured discs, a little to the left."""
-    y, x = np.mgrid[:128, :128]
+    step = 128 // data.WORLDS[world].resolution
+    y, x = np.mgrid[:128:step, :128:step]
     disc = ((x - 56) ** 2 + (y - 64) ** 2 < 50**2)[..., None]
     described, images = [], []
     for index in range(objects):
@@ -266,10 +268,15 @@ def test_the_fired_zero123_is_one_for_ingen3d(kiln):
     assert zero123.scheduler.config.prediction_type == kiln.load_prior().scheduler.config.prediction_type == kiln.recipe.prediction_type
 
 
+def test_the_fired_depth_estimator_is_one_for_ingen3d(kiln):
+    found = DepthEstimator.from_pretrained(kiln.weights / "depth").nearness(torch.rand(2, 3, 128, 128) * 2 - 1)
+    assert found.shape == (2, 128, 128) and found.isfinite().all() and 0 <= found.min() <= found.max() <= 1
+
+
 def test_the_fired_judge_reads_what_its_views_were_labelled_with(kiln):
     judge = Judge.load(kiln.weights / "judge" / "model.safetensors")
     assert judge(torch.zeros(2, 3, 128, 128)).shape == (2, judge.num_features)
-    assert set(judge.vocabulary["class"]) == {r["class"] for world in fire.OBJECTS for r in kiln.views(world).records}
+    assert set(judge.vocabulary["class"]) == {r["class"] for world in data.PICTURES for r in kiln.views(world).records}
     assert judge.vocabulary.keys() >= {"class", "colour", "pattern"}
 
 
@@ -367,7 +374,7 @@ def test_a_stage_that_is_not_finished_starts_again_whatever_is_left_of_it(untouc
 
 
 def test_losses_curves_and_samples_are_written_as_it_goes(kiln):
-    for stage in ("autoencoder", "prior", "toon", "zero123", "controlnet"):
+    for stage in ("autoencoder", "prior", "toon", "zero123", "depth", "controlnet"):
         assert (kiln.cache / stage / "loss.csv").read_text().startswith("step,loss") and (kiln.cache / stage / "loss.svg").exists()
         assert len(list((kiln.cache / stage).glob("sample-*.png"))) == 1, stage
     ElementTree.parse(kiln.cache / "prior" / "loss.svg")

@@ -29,6 +29,7 @@ from ingen3d.geometry import held_out, seen, shape_errors, true_mesh
 from ingen3d.mesh import extract
 from ingen3d.pipeline import NoObject
 from ingen3d.pots import consistency, methods
+from ingen3d.reference import Reference
 from ingen3d.render import OccupancyGrid
 from ingen3d.settings import load_settings
 from tests.test_fire import made_up_views
@@ -148,7 +149,7 @@ def rule_of(pipe, method, tmp_path):
 
     pipe.noise_predictor = record
     field, grid = TriPlaneField(**vars(settings.field)), OccupancyGrid()
-    reference = stages.Reference(torch.rand(8, 8, 3), torch.ones(8, 8), Cameras.at(20, 0, 3.2, 40)) if settings.needs_reference else None
+    reference = Reference(torch.rand(8, 8, 3), torch.ones(8, 8), Cameras.at(20, 0, 3.2, 40)) if settings.needs_reference else None
     stages.refine(field, grid, reference, pipe, "a vase", settings, 16, torch.Generator().manual_seed(0), tmp_path / "checkpoint.pt", True)
     return rules[0] if rules else None
 

@@ -19,7 +19,8 @@ import ingen3d.optimise as optimise_module
 from core.errors import UserError
 from core.presets import find_preset
 from core.results import alone_in
-from ingen3d import pipeline, stages, text_to_3d
+from ingen3d import pipeline, reference, stages, text_to_3d
+from ingen3d.cameras import Cameras
 from ingen3d.foreground import foreground, frame
 from ingen3d.models import Models
 from ingen3d.run_folder import RunFolder, choose_folder, models_fingerprint
@@ -52,6 +53,12 @@ def ball_image(cameras, size: int) -> torch.Tensor:
     return picture_of_ball(cameras, size, 0.6)[0].permute(0, 3, 1, 2) * 2 - 1
 
 
+def nearness_of_ball(size: int) -> torch.Tensor:
+    """(1, size, size), the same from everywhere."""
+    rgb, mask = picture_of_ball(Cameras.at(0, 0, 3.2, 40), size, 0.6)  # coloured by its normal, whose x is towards the camera
+    return torch.where(mask, 1 / (3.2 - 0.6 * (2 * rgb[..., 0] - 1)), 0.0)
+
+
 class FakeModels:
     """Stage models whose latents are 16-pixel pictures; the object is a coloured ball, in blue after refinement."""
 
@@ -67,8 +74,10 @@ class FakeModels:
             condition=lambda image, camera: None,
             encode_images=shrink,
             scheduler=scheduler,
+            sample=lambda condition, cameras, *_: ball_image(cameras, 32),
             noise_predictor=lambda condition, cameras, guidance_scale: towards(shrink(ball_image(cameras, 64))),
         )
+        self.depth = SimpleNamespace(nearness=lambda images: nearness_of_ball(images.shape[-1]).expand(len(images), -1, -1), scale=1.0)
         self.pipe = SimpleNamespace(encode_images=shrink, scheduler=scheduler, resolution=64, compose=lambda prompt: prompt, negative_of=lambda prompt: "")
         self.pipe.noise_predictor = lambda prompt, negative_prompt=None, **guidance: towards(
             torch.tensor([-1.0, -1.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
@@ -80,8 +89,6 @@ class FakeModels:
 
 @pytest.fixture
 def picture(tmp_path):
-    from ingen3d.cameras import Cameras
-
     rgb = (ball_image(Cameras.at(20, 0, 3.2, 40), 64)[0].permute(1, 2, 0) + 1) * 127.5
     path = tmp_path / "ball.png"
     Image.fromarray(rgb.round().byte().numpy()).save(path)
@@ -303,8 +310,6 @@ def test_the_kilns_own_models_go_from_a_prompt_to_a_mesh(kiln_weights, tmp_path,
 
 
 def test_the_view_that_a_prompt_names_is_counted_from_the_reference():
-    from ingen3d.cameras import Cameras
-
     views = [stages.view_phrase(Cameras.at(20, azimuth, 3.2, 40), 90.0) for azimuth in (80, 180, 280, 359)]
     assert views == [", front view", ", side view", ", back view", ", side view"]
 
@@ -478,9 +483,9 @@ def test_the_seconds_of_an_interrupted_stage_add_up(tmp_path):
 
 def test_a_large_picture_is_shrunk_before_its_object_is_sought(monkeypatch):
     sizes = []
-    monkeypatch.setattr(stages, "foreground", lambda image: sizes.append(image.size) or foreground(image))
+    monkeypatch.setattr(reference, "foreground", lambda image: sizes.append(image.size) or foreground(image))
     image = Image.fromarray(disc((250, 250, 250), (40, 60, 200), size=64)[0]).resize((3000, 2000))
-    rgba = stages.framed(image, 64, fill=0.75)
+    rgba = reference.framed(image, 64, fill=0.75)
     assert sizes == [(1024, 683)] and image.size == (3000, 2000) and rgba.shape == (64, 64, 4)
 
 
@@ -581,9 +586,9 @@ def test_settings_that_what_is_given_contradicts_are_refused_at_once(given, over
 
 def test_a_picture_that_keeps_its_framing_is_square_and_stays_as_it_is():
     image = Image.fromarray(disc((250, 250, 250), (40, 60, 200))[0])
-    assert np.array_equal(stages.framed(image, 32, None), foreground(image))
+    assert np.array_equal(reference.framed(image, 32, None), foreground(image))
     with pytest.raises(UserError, match="64 x 32 px"):
-        stages.framed(image.crop((0, 0, 64, 32)), 32, None)
+        reference.framed(image.crop((0, 0, 64, 32)), 32, None)
 
 
 @pytest.mark.parametrize("prompt", ["", "  "])

@@ -15,7 +15,7 @@ from ..conditions import load_controlnet
 from ..errors import UserError
 from ..images import to_pil, to_tensor
 from ..kiln import autoencoder, controlnet, judge
-from ..kiln.data import WORLDS, Views, load_views, on_white
+from ..kiln.data import PICTURES, WORLDS, Views, load_views, on_white
 from ..kiln.glazes import contrasting, with_article
 from ..null_text import NullTextUNet
 from ..pipeline import InDomainPipeline
@@ -153,7 +153,7 @@ def autoencoder_psnr(data: Path, vae: AutoencoderKL | None = None) -> dict[str, 
 
 
 def rendered_worlds(data: Path) -> list[str]:
-    return [world for world in WORLDS if (data / world).is_dir()]
+    return [world for world in PICTURES if (data / world).is_dir()]
 
 
 def judge_accuracy(data: Path) -> dict[str, dict[str, float]]:

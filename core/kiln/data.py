@@ -40,14 +40,21 @@ HELD_OUT_EVERY = 20
 class World:
     """What there is to see. seed: the first word of its objects' seeds. surface: `(form, rng) -> Surface`. finish: as `renderer.render` takes it.
 
-    version: to be raised when its objects, cameras or renderings change, so that views of before and after are never mixed.
+    resolution: px of a view's side. version: to be raised when its objects, cameras or renderings change, so that views of before and after are never mixed.
     """
 
     seed: int
     classes: tuple[str, ...]
     surface: Callable[[shapes.Form, np.random.Generator], glazes.Surface]
     finish: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
+    resolution: int = renderer.RESOLUTION
     version: int = 2
+
+
+def any_look(form: shapes.Form, rng: np.random.Generator) -> glazes.Surface:
+    """A captioned surface, or that of a domain which the object is of."""
+    own = [WORLDS[name].surface for name in DOMAINS if form.name in WORLDS[name].classes]
+    return [glazes.captioned, *own][rng.integers(1 + len(own))](form, rng)
 
 
 WORLDS = {
@@ -56,8 +63,10 @@ WORLDS = {
     "face": World(4, ("head",), looks.face),
     "animal": World(5, tuple(ANIMALS), looks.animal),
     "toon": World(3, tuple(CLASSES), glazes.captioned, toon),
+    "around": World(6, tuple(CLASSES) + tuple(POTTERY), any_look, resolution=64),  # hollow things twice: of these one sees how deep they are
 }
-DOMAINS = tuple(name for name in WORLDS if name not in ("base", "toon"))  # without captions
+DOMAINS = tuple(name for name in WORLDS if name not in ("base", "toon", "around"))  # without captions
+PICTURES = ("base", *DOMAINS, "toon")  # at full size
 
 
 @dataclass
@@ -90,10 +99,15 @@ def class_of(world: str, index: int) -> str:
     return WORLDS[world].classes[turn % len(WORLDS[world].classes)]
 
 
+def make_form(world: str, index: int) -> tuple[shapes.Form, np.random.Generator]:
+    """Form of one object, and the generator of what else there is to decide."""
+    rng = np.random.default_rng([WORLDS[world].seed, index])
+    return build(class_of(world, index), rng), rng
+
+
 def make_object(world: str, index: int) -> tuple[shapes.Form, glazes.Surface, np.random.Generator]:
     """Form and surface of one object, the ground truth behind its views, and the generator of what else there is to decide."""
-    rng = np.random.default_rng([WORLDS[world].seed, index])
-    form = build(class_of(world, index), rng)
+    form, rng = make_form(world, index)
     return form, WORLDS[world].surface(form, rng), rng
 
 
@@ -113,7 +127,7 @@ def render_shard(folder: Path, world: str, photo: int, wide: int, objects: int, 
     for index in range(*made_by["objects"]):
         form, surface, rng = make_object(world, index)
         views = cameras(rng, photo, wide, form.seen_from)
-        images.append(renderer.render(form.parts, surface, views, finish=WORLDS[world].finish))
+        images.append(renderer.render(form.parts, surface, views, WORLDS[world].resolution, finish=WORLDS[world].finish))
         records += [describe(index, form, surface, view, k < photo) for k, view in enumerate(views)]
     save_shard(folder / f"shard-{shard:04d}", np.concatenate(images), records, made_by)
 

@@ -24,17 +24,17 @@ from ..errors import UserError
 from ..images import contact_sheet, to_pil
 from ..pipeline import InDomainPipeline
 from ..sampling import new_sampler
-from . import autoencoder, clip, controlnet, judge, prior, zero123
-from .data import DOMAINS, WORLDS, Views, and_mirrored, choose, identity, load_records, load_views, on_white, origin, render_world, unrendered, write_pictures
+from . import autoencoder, clip, controlnet, depth, judge, prior, zero123
+from .data import DOMAINS, PICTURES, Views, and_mirrored, choose, identity, load_records, load_views, on_white, origin, render_world, unrendered, write_pictures
 from .loop import digest
 from .records import Record, digest_files, forget_places, has_changed
 
 logger = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parent / "weights"
 CACHE = Path(os.environ.get("INGEN3D_CACHE", Path.home() / ".cache" / "ingen3d")) / "kiln"
-OBJECTS = dict.fromkeys(DOMAINS, (1200, 3, 0)) | {"toon": (720, 3, 0), "base": (20160, 2, 1)}  # objects, photo views, wide views
+OBJECTS = dict.fromkeys(DOMAINS, (1200, 3, 0)) | {"toon": (720, 3, 0), "base": (20160, 2, 1), "around": (1920, 0, 12)}  # objects, photo views, wide views
 STEPS = {"autoencoder": 5000, "decoder": 3000, "clip": 600, "prior": 28000, "porcelain": 13000, "face": 1000, "animal": 1000,
-         "toon": 1000, "zero123": 13500, "controlnet": 1000, "judge": 5000}
+         "toon": 1000, "zero123": 13500, "depth": 6000, "controlnet": 1000, "judge": 5000}
 DOMAIN = dict.fromkeys(DOMAINS, {"learning_rate": 5e-4, "lr_scheduler": "cosine", "ema_decay": 0.999})  # how domains are learned
 DOMAIN["face"] = DOMAIN["face"] | {
     "negative_prompt": "a head",  # else a hat is lost beside what tells heads from all else
@@ -67,14 +67,15 @@ class Stage:
 
 STAGES = {
     "data": Stage(),
-    "autoencoder": Stage(tuple(WORLDS), (), (autoencoder,), ("prior/vae",)),
+    "autoencoder": Stage(PICTURES, (), (autoencoder,), ("prior/vae",)),
     "clip": Stage(("base",), (), (clip,), ("clip",)),
     "prior": Stage(("base",), ("prior/vae", "clip"), (prior,), ("prior/unet", "prior/text_encoder", "prior/tokenizer", "prior/scheduler")),
     **{name: Stage((name,), ("prior",), (), (f"domains/{name}",)) for name in DOMAINS},
     "toon": Stage(("toon",), ("prior",), (prior,), ("toon",)),
     "zero123": Stage(("base",), ("prior", "clip"), (prior, zero123), ("zero123",)),
+    "depth": Stage(("around",), (), (depth,), ("depth",)),
     "controlnet": Stage(("base",), ("prior",), (prior, controlnet), ("controlnet",)),
-    "judge": Stage(tuple(WORLDS), (), (judge,), ("judge",)),
+    "judge": Stage(PICTURES, (), (judge,), ("judge",)),
 }
 
 
@@ -166,8 +167,8 @@ class Kiln:
         return folder
 
     def autoencoder(self) -> None:
-        worlds = {world: self.views(world) for world in WORLDS}
-        settings = dict(times=self.times, made_from=digest([identity(self.renders / world) for world in WORLDS]), quiet=self.quiet)
+        worlds = {world: self.views(world) for world in PICTURES}
+        settings = dict(times=self.times, made_from=digest([identity(self.renders / world) for world in PICTURES]), quiet=self.quiet)
         vae = autoencoder.train(worlds, self.cache / "autoencoder", self.device, self.steps["autoencoder"], self.recipe.factor,
                                 self.recipe.latent_channels, **settings)
         vae = autoencoder.finish(vae, worlds, self.cache / "decoder", self.device, self.steps["decoder"], **settings)
@@ -302,6 +303,26 @@ class Kiln:
         clip.new_processor().save_pretrained(folder / "feature_extractor")
         pipe.scheduler.save_pretrained(folder / "scheduler")
 
+    def depth(self) -> None:
+        views, made_from, file = self.views("around"), identity(self.renders / "around"), self.cache / "distances.pt"
+        kept = torch.load(file, weights_only=True) if file.exists() else {}
+        if kept.get("made_from") != made_from:
+            kept = {"distances": depth.distances("around", views.records, self.quiet), "made_from": made_from}
+            save_atomically(kept, file)
+        distances, shown = kept["distances"], choose(len(views.records), SHOWN)
+        pictures, true = on_white(views.images[shown], self.device), distances[shown].float()
+
+        def sample(model: nn.Module, step: int) -> None:
+            """Views, how near their points are, and how near they are by the model."""
+            found = model(pictures).predicted_depth.float().cpu() * (true > 0)
+            maps = torch.cat([depth.inverse(true) * (true > 0), found])[:, None].expand(-1, 3, -1, -1)
+            contact_sheet([*to_pil(pictures), *to_pil(maps * 2 - 1)], columns=SHOWN).save(self.cache / "depth" / f"sample-{step:06d}.png")
+
+        model = depth.train(views, distances, self.cache / "depth", self.device, self.steps["depth"], made_from, depth.BATCH * self.times,
+                            sample=sample, quiet=self.quiet)
+        model.to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(self.weights / "depth")
+        depth.new_processor().save_pretrained(self.weights / "depth")
+
     def controlnet(self) -> None:
         rows, captions, latents = self.photos("base")
         images = self.views("base").images
@@ -321,10 +342,10 @@ class Kiln:
         net.to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(self.weights / "controlnet")
 
     def judge(self) -> None:
-        made_from = digest([identity(self.renders / world) for world in WORLDS])
-        model = judge.train(self.views(*WORLDS), self.cache / "judge", self.device, self.steps["judge"], made_from, judge.BATCH * self.times, self.quiet)
+        made_from = digest([identity(self.renders / world) for world in PICTURES])
+        model = judge.train(self.views(*PICTURES), self.cache / "judge", self.device, self.steps["judge"], made_from, judge.BATCH * self.times, self.quiet)
         model = model.cpu().to(memory_format=torch.contiguous_format)
         model.save(self.weights / "judge" / "model.safetensors")
-        scores = {world: judge.accuracy(model, self.views(world, split="test")) for world in WORLDS}
+        scores = {world: judge.accuracy(model, self.views(world, split="test")) for world in PICTURES}
         write_atomically(json.dumps(scores, indent=2), self.weights / "judge" / "accuracy.json")
         logger.info("judge: %s", scores)

@@ -42,14 +42,14 @@ def bsdf(reflectance: str) -> dict:
     return {"type": "twosided", "bsdf": {"type": "blendbsdf", "weight": share, "under": {"type": "diffuse", "reflectance": colour}, "coat": coat}}
 
 
-def load_mesh(mi, parts: list[Part], surface: Surface, material):
-    """All parts as one Mitsuba mesh with normals and a linear `vertex_color`."""
+def load_mesh(mi, parts: list[Part], rgb: list[np.ndarray], material):
+    """All parts as one Mitsuba mesh with normals and a linear `vertex_color`, of sRGB colours (V, 3) for each part."""
     offsets = np.cumsum([0] + [len(p.vertices) for p in parts])
     faces = np.concatenate([p.faces + o for p, o in zip(parts, offsets)])
     props = mi.Properties()
     props["bsdf"] = material
     mesh = mi.Mesh("object", int(offsets[-1]), len(faces), props, has_vertex_normals=True)
-    mesh.add_attribute("vertex_color", 3, srgb_to_linear(np.concatenate(surface.rgb)).astype(np.float32).ravel())
+    mesh.add_attribute("vertex_color", 3, srgb_to_linear(np.concatenate(rgb)).astype(np.float32).ravel())
     params = mi.traverse(mesh)
     params["vertex_positions"] = np.concatenate([p.vertices for p in parts]).astype(np.float32).ravel()
     params["vertex_normals"] = np.concatenate([p.normals for p in parts]).astype(np.float32).ravel()
@@ -120,7 +120,7 @@ def render(parts: list[Part], surface: Surface, views: list[View], resolution: i
     material, camera = mi.load_dict(bsdf(surface.reflectance)), sensor(mi, resolution, samples)
     light, colour = (mi.load_dict(x) for x in ({"type": "path", "max_depth": 4, "hide_emitters": True}, {"type": "aov", "aovs": "albedo:albedo"}))
     scene = mi.load_dict({
-        "type": "scene", "object": load_mesh(mi, parts, surface, material), "sky": {"type": "constant", "radiance": {"type": "rgb", "value": 0.6}},
+        "type": "scene", "object": load_mesh(mi, parts, surface.rgb, material), "sky": {"type": "constant", "radiance": {"type": "rgb", "value": 0.6}},
         "lamp": {"type": "sphere", "center": [2.6, -3.2, 5.0], "radius": 1.2,
                  "emitter": {"type": "area", "radiance": {"type": "rgb", "value": 8.0}}},
     })
@@ -142,3 +142,17 @@ def render(parts: list[Part], surface: Surface, views: list[View], resolution: i
         rgb = linear_to_srgb(np.clip(rgb, 0, 1)) * (alpha > 1e-3)
         images.append(np.round(255 * np.concatenate([rgb, alpha], -1)).astype(np.uint8))
     return np.stack(images)
+
+
+def distances(parts: list[Part], views: list[View], resolution: int = RESOLUTION) -> np.ndarray:
+    """How far an object is from each view's camera, along one ray through each pixel: (len(views), resolution, resolution), 0 where it is not."""
+    mi = load_mitsuba()
+    camera, depth = sensor(mi, resolution, samples=1), mi.load_dict({"type": "aov", "aovs": "distance:depth"})
+    bare = [np.ones((len(p.vertices), 3)) for p in parts]
+    scene, placed = mi.load_dict({"type": "scene", "object": load_mesh(mi, parts, bare, mi.load_dict({"type": "diffuse"}))}), mi.traverse(camera)
+    found = []
+    for i, view in enumerate(views):
+        placed["to_world"] = mi.Transform4f(look_from(mi, view))
+        placed.update()
+        found.append(np.array(mi.render(scene, sensor=camera, integrator=depth, seed=i))[..., -1])
+    return np.stack(found)
