@@ -201,7 +201,7 @@ def test_held_out_objects_are_never_trained_on_and_views_come_back_as_they_were(
 def test_views_of_another_version_are_never_mixed_in_and_are_rendered_anew(tmp_path, monkeypatch):
     rendered = []
 
-    def paint(parts, surface, views, finish):
+    def paint(parts, surface, views, resolution, finish):
         rendered.append(1)
         return np.full((len(views), 8, 8, 4), len(rendered), np.uint8)
 

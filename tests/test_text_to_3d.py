@@ -5,6 +5,7 @@ import os
 import runpy
 import shutil
 import signal
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,8 +22,10 @@ from core.presets import find_preset
 from core.results import alone_in
 from ingen3d import pipeline, reference, stages, text_to_3d
 from ingen3d.cameras import Cameras
+from ingen3d.field import TriPlaneField
 from ingen3d.foreground import foreground, frame
 from ingen3d.models import Models
+from ingen3d.render import OccupancyGrid, render
 from ingen3d.run_folder import RunFolder, choose_folder, models_fingerprint
 from ingen3d.settings import load_settings
 from tests.test_field_render import picture_of_ball
@@ -692,3 +695,39 @@ def test_alpha_is_taken_where_the_picture_has_it_and_the_object_is_framed():
 def test_pictures_without_an_object_are_refused(pixels, message):
     with pytest.raises(UserError, match=message):
         foreground(Image.fromarray(pixels))
+
+
+def test_a_fields_file_is_for_all_who_may_read_the_run(picture, tmp_path):
+    run = make(picture, tmp_path)
+    assert {stat.S_IMODE((run.folder / file).stat().st_mode) for file in ("run.json", "init/field.safetensors")} == {0o666 & ~umask()}
+
+
+def umask() -> int:
+    os.umask(mask := os.umask(0))
+    return mask
+
+
+@pytest.mark.parametrize("weights", [{"init": {"depth": 0.0}}, {"refine": {"depth": 0.0}}, {}])
+def test_depth_is_a_term_of_the_stages_that_give_it_weight(weights, picture, tmp_path):
+    own = {"init": SMALL["init"], "refine": SMALL["refine"] | {"hold": 0.0}}
+    run = make(picture, tmp_path, overrides={stage: settings | weights.get(stage, {}) for stage, settings in own.items()})
+    losses = {stage: json.loads((run.folder / "run.json").read_text())["stages"][stage]["losses"] for stage in ("init", "refine")}
+    assert ({"depth", "depth above"} <= losses["init"].keys()) == ("init" not in weights)
+    assert ("hold" in losses["refine"]) == ("refine" not in weights)
+
+
+def test_a_first_fields_depth_is_held_as_its_silhouettes_are(tmp_path):
+    """A ball that is moved towards the first one's depth, by that alone."""
+    s = load_settings("kiln").refine
+    s.steps, s.render_size, s.samples, s.sds, s.hold, s.depth, s.lr_planes = 40, 16, 32, 0.0, 0.0, 1000.0, 0.05
+    settings, generator = load_settings("kiln").camera, torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    fields = [(TriPlaneField(resolution=16, features=4, levels=1, blob_radius=radius), OccupancyGrid(16)) for radius in (0.7, 0.5)]
+
+    def depth() -> float:
+        with torch.no_grad():
+            return render(*fields[1], Cameras.at(20, 0, 3.2, 40), 17, 17).depth[0, 8, 8].item()
+
+    before = depth()
+    stages.distil(*fields[1], [], lambda images, *_: 0 * images.sum(), s, settings, 16, generator, tmp_path / "c.pt", "test", True, fields[0])
+    assert depth() < before - 0.05
