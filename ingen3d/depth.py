@@ -36,6 +36,8 @@ class DepthEstimator:
         name = str(name)
         with wanted(name, "a depth estimator"):
             processor = json.loads(hub_file(name, "preprocessor_config.json").read_text())
+            if not {"image_mean", "image_std"} <= processor.keys() or not isinstance(processor.get("size"), dict):
+                raise ValueError("its preprocessor_config.json says no size, mean and standard deviation")
             model = AutoModelForDepthEstimation.from_pretrained(name, torch_dtype=dtype).to(device).eval().requires_grad_(False)
         mean, std = (torch.tensor(processor[key], device=device, dtype=dtype).view(1, 3, 1, 1) for key in ("image_mean", "image_std"))
         return cls(model, (processor["size"]["height"], processor["size"]["width"]), mean, std, getattr(model.config, "inverse_depth_scale", None))

@@ -27,7 +27,7 @@ def shape_errors(found: trimesh.Trimesh, true: trimesh.Trimesh) -> dict[str, flo
 
     chamfer: the mean distance of a point to the other surface, found to true and true to found, averaged. f_score_T: the harmonic mean
     of the shares of each surface's points that lie within T of the other (Knapitsch et al. 2017), for T of THRESHOLDS.
-    Only what can be seen from outside counts: no picture tells of a vase's inside, and none shows it.
+    Only what can be seen from outside counts: no picture tells of all of a vase's inside, and none shows it.
     """
     radius = np.linalg.norm(true.vertices - true.bounds.mean(0), axis=1).max()
     a, b = (seen(trimesh.sample.sample_surface(mesh, SAMPLES, seed=0)[0]) / radius for mesh in (found, true))  # in random order

@@ -228,6 +228,7 @@ def init_stage(run: RunFolder, models: Models, settings: Settings, reference, se
         estimator = models.depth if settings.init.steps and settings.init.depth else None
         field, grid, losses = initialise(reference, zero123, estimator, settings, size, generator, partial / "checkpoint.pt", quiet, device)
         models.make_room("zero123")
+        models.make_room("depth")
         field.save(partial / "field.safetensors")
         end_field(run, "init", mark, field, grid, reference, losses)
     return *show_field(run, "init", "field.safetensors", settings, quiet, device, mark), mark

@@ -21,7 +21,7 @@ from core.evaluation import features, kiln
 from core.evaluation.cells import Cell
 from core.images import contact_sheet, to_pil
 from core.kiln import fire, glazes, judge, renderer, shapes
-from core.kiln.data import WORLDS, load_views, make_object, on_white
+from core.kiln.data import PICTURES, WORLDS, load_views, make_object, on_white
 from core.presets import BASELINE, find_preset
 
 from .cameras import orbit
@@ -55,7 +55,7 @@ def methods(s: Settings) -> dict[str, Method]:
     """The rows, each with as many steps of optimisation in all as ours has with these settings. Painting is no part of the paper's.
 
     From scratch: DreamFusion's score distillation (Poole et al. 2023), of all timesteps and with its guidance, from the density blob, with
-    the learning rates and cameras of our first field. Zero-1-to-3 only: the first field, longer.
+    the learning rates and cameras of our first field. Zero-1-to-3 only: the first field, longer, with the depth that it follows.
     No rectification (Fig. 12a): eps_0 is the customised network's own, that is eps_d, for a null-text UNet has no condition to leave out. The
     domain's term eps_d - eps_0 then vanishes, and what is left is eps_d + w_c (eps_c - eps_d), with the same w_c: from the domain away,
     towards the prior's prediction for the prompt; with `csd` of that the last alone. No domain, no text: the one term that is
@@ -92,7 +92,7 @@ class Pots:
         self.settings = load_settings(self.preset.config, dict(common))
         self.methods = methods(self.settings)
         self.models = cache(self.load_models)
-        self.has_truth = self.domain.name in WORLDS and self.settings.camera.fovy_deg == renderer.FOV_DEG
+        self.has_truth = self.domain.name in PICTURES and self.settings.camera.fovy_deg == renderer.FOV_DEG
 
     def load_models(self, whose: str) -> Models:
         """Each at most once; all parts when a stage first needs them."""
@@ -199,7 +199,7 @@ class Pots:
     def classes(self) -> list[str]:
         """The domain's classes that the judge knows; of a domain that is no world of the kiln's, all that it knows."""
         known = self.critic.vocabulary["class"]
-        return [name for name in (WORLDS[self.domain.name].classes if self.domain.name in WORLDS else known) if name in known]
+        return [name for name in (WORLDS[self.domain.name].classes if self.domain.name in PICTURES else known) if name in known]
 
     @cached_property
     def critic(self) -> judge.Judge:

@@ -20,6 +20,7 @@ from .zero123 import Condition, Zero123
 
 STEPS = 25  # of sampling a picture
 
+
 @dataclass
 class Reference:
     """The picture that the object is made from, and the camera that is taken to have seen it."""

@@ -98,7 +98,8 @@ class RefineSettings(OptimiseSettings):
     t_end: tuple[float, float] = (0.02, 0.3)
     rgb: float = 100.0
     mask: float = 50.0
-    hold: float = 0.0  # of the first field's silhouettes, at the views that the score sees; `depth` is the weight of its inverse depth there
+    hold: float = 0.0  # of the first field's silhouettes, at the views that the score sees
+    depth: float = 0.0  # likewise of its inverse depth
     arc_deg: float | None = None  # score and painting look from this arc of azimuths about the reference's; None: `text_to_3d` puts in the domain's.
     # From the rest the first field's look is held, with the weights rgb and mask of the reference's
     domain_scale: float | None = None  # w_d and w_c, in diffusers' convention; None: Sec. 3.4's

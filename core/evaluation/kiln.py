@@ -95,8 +95,8 @@ def prior_prompts(vocabulary: Mapping[str, Sequence[str]], count: int = 40) -> l
 
 def check_world(name: str, what: str = "this") -> None:
     """Raises UserError for a domain that cannot be measured by the kiln's judge and renders. what: is to be measured so."""
-    if name not in WORLDS:
-        raise UserError(f"'{name}' is no world of the kiln, whose judge and renders {what} is measured by: it is for {', '.join(WORLDS)}")
+    if name not in PICTURES:
+        raise UserError(f"'{name}' is no world of the kiln, whose judge and renders {what} is measured by: it is for {', '.join(PICTURES)}")
 
 
 def domain_classes(domain: str, vocabulary: Mapping[str, Sequence[str]]) -> list[str]:

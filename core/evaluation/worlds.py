@@ -80,11 +80,11 @@ def styles(preset: str) -> list[str]:
 
 def rendered(name: str, prompts: tuple[str, ...] | None, work: Path, preset: Preset, negative_prompt: str | None) -> World:
     """A world of the kiln: its rendered views, as pictures on white, and what the preset's judge can read."""
-    from ..kiln.data import WORLDS, identity, load_views, write_pictures
+    from ..kiln.data import PICTURES, identity, load_views, write_pictures
     from ..kiln.fire import CACHE, DOMAIN
     from ..kiln.judge import Judge
 
-    if name not in WORLDS:
+    if name not in PICTURES:
         raise UserError(f"'{name}' is no world of the kiln's: give its pictures with --data, and --prompts")
     train, held_out = (load_views(CACHE / "data" / name, split) for split in ("train", "test"))
     key = identity(CACHE / "data" / name)

@@ -66,7 +66,7 @@ WORLDS = {
     "around": World(6, tuple(CLASSES) + tuple(POTTERY), any_look, resolution=64),  # hollow things twice: of these one sees how deep they are
 }
 DOMAINS = tuple(name for name in WORLDS if name not in ("base", "toon", "around"))  # without captions
-PICTURES = ("base", *DOMAINS, "toon")  # at full size
+PICTURES = ("base", *DOMAINS, "toon")  # at full size, which models draw and the judge reads
 
 
 @dataclass

@@ -304,7 +304,7 @@ class Kiln:
         pipe.scheduler.save_pretrained(folder / "scheduler")
 
     def depth(self) -> None:
-        views, made_from, file = self.views("around"), identity(self.renders / "around"), self.cache / "distances.pt"
+        views, made_from, file = self.views("around"), identity(self.renders / "around"), self.cache / "depth" / "distances.pt"  # goes with the stage
         kept = torch.load(file, weights_only=True) if file.exists() else {}
         if kept.get("made_from") != made_from:
             kept = {"distances": depth.distances("around", views.records, self.quiet), "made_from": made_from}
