@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -31,6 +32,8 @@ def run_cli(main: Callable[[], None], less_memory: str = "compute less at once, 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("httpx", "httpx2", "huggingface_hub", "diffusers", "transformers", "trimesh"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    for late in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):  # imported later, they set their own level
+        os.environ.setdefault(late, "error")
     try:
         main()
     except UserError as error:

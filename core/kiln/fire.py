@@ -308,6 +308,7 @@ class Kiln:
         kept = torch.load(file, weights_only=True) if file.exists() else {}
         if kept.get("made_from") != made_from:
             kept = {"distances": depth.distances("around", views.records, self.quiet), "made_from": made_from}
+            file.parent.mkdir(parents=True, exist_ok=True)
             save_atomically(kept, file)
         distances, shown = kept["distances"], choose(len(views.records), SHOWN)
         pictures, true = on_white(views.images[shown], self.device), distances[shown].float()
