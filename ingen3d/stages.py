@@ -150,8 +150,7 @@ def distil(
         seen = render(field, grid, picture.camera, side, side, s.samples, background, generator, jitter)
         terms = {"rgb": s.rgb * F.mse_loss(seen.rgb[0], target), "mask": s.mask * F.mse_loss(seen.opacity[0], mask)}
         if picture.nearness is not None:
-            inside = -F.max_pool2d(-mask[None], 3, 1, 1)[0] > 0.99  # at its edge an object's nearness is mixed with that of what is behind
-            both = (seen.opacity[0] > 0.5) & inside
+            both = (seen.opacity[0] > 0.5) & (mask > 0.5)
             terms["depth"] = s.depth * depth_loss(seen.depth[0][both], nearness[both], picture.scale)
         return terms
 
