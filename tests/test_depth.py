@@ -64,7 +64,10 @@ def test_the_kilns_tells_inverse_depth_of_a_known_scale(tmp_path):
 
 
 def test_what_is_no_estimator_is_said_to_be_none(tiny_sd, tmp_path):
-    for name in (tiny_sd, tmp_path):
+    unfit = tmp_path / "unfit"
+    glpn().save_pretrained(unfit)
+    (unfit / "preprocessor_config.json").write_text(json.dumps({"size_divisor": 32}))  # GLPN's own
+    for name in (tiny_sd, tmp_path, unfit):
         with pytest.raises(UserError, match="a depth estimator"):
             DepthEstimator.from_pretrained(name)
 
@@ -175,3 +178,5 @@ def test_colours_change_and_white_stays_white():
     y = kiln_depth.altered(x, x[:, 0] < 1)
     assert torch.allclose(y[..., :4, :4], torch.ones(16, 3, 4, 4), atol=1e-3) and y.abs().max() <= 1 + 1e-3
     assert (y - x)[..., 8:16, 8:16].flatten(1).std(0).min() > 0.05
+    blotched, softened = y[..., 10:14, 10:14].flatten(2).std(2).amax(1) > 1e-3, (y[..., 7, 12] < 0.99).any(1)
+    assert 0 < blotched.sum() < 16 and 0 < softened.sum() < 16, "some, not all"

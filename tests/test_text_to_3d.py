@@ -6,6 +6,8 @@ import runpy
 import shutil
 import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,6 +33,7 @@ from ingen3d.settings import load_settings
 from tests.test_field_render import picture_of_ball
 from tests.test_fire import made_up_views
 
+ROOT = Path(__file__).parent.parent
 SMALL = {
     "field": {"resolution": 32, "features": 4, "levels": 2, "hidden": 16},
     "init": {"steps": 40, "lr_planes": 0.05, "render_size": 16, "samples": 24},
@@ -732,3 +735,17 @@ def test_a_first_fields_depth_is_held_as_its_silhouettes_are(weight, tmp_path):
     before = depth()
     stages.distil(*fields[1], [], lambda images, *_: 0 * images.sum(), s, settings, 16, generator, tmp_path / "c.pt", "test", True, fields[0])
     assert (depth() < before - 0.05) == (weight > 0)
+
+
+def test_libraries_that_a_command_imports_late_stay_quiet(monkeypatch):
+    code = """
+from core.errors import run_cli
+
+def main():
+    from transformers.utils import logging
+    logging.get_logger("transformers.x").warning("loud")
+
+run_cli(main)
+"""
+    monkeypatch.delenv("TRANSFORMERS_VERBOSITY", raising=False)  # which a command that ran in this process has left
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stderr == ""

@@ -18,6 +18,7 @@ from transformers import DPTImageProcessor, GLPNConfig, GLPNForDepthEstimation
 from . import renderer
 from .data import Views, make_form, on_white
 from .loop import fit, make_fast
+from .zero123 import CAMERA
 
 BATCH = 32
 SIDE = 64  # px of the pictures that it sees
@@ -44,7 +45,7 @@ def distances(world: str, records: list[dict], quiet: bool = False) -> torch.Ten
     objects, found = [list(views) for _, views in groupby(records, key=lambda r: r["object"])], []
     for views in tqdm(objects, f"distances in {world}", unit="object", disable=quiet):
         form, _ = make_form(world, views[0]["object"])
-        cameras = [renderer.View(*(r[key] for key in ("elevation_deg", "azimuth_deg", "distance"))) for r in views]
+        cameras = [renderer.View(*(r[key] for key in CAMERA)) for r in views]
         found.append(renderer.distances(form.parts, cameras, SIDE).astype(np.float16))
     return torch.from_numpy(np.concatenate(found))
 
@@ -74,7 +75,7 @@ def altered(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     batch, side, device = len(x), x.shape[-1], x.device
 
     def half() -> torch.Tensor:
-        """A random share of half of them, all or nothing of the rest: (B, 1, 1, 1)."""
+        """A random share for half of them, 0 for the rest: (B, 1, 1, 1)."""
         return (torch.rand(batch, 1, 1, 1, device=device) * 2 - 1).clamp(min=0)
 
     order = torch.rand(batch, 3, device=device).argsort(1)

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from ..checkpoints import fingerprint, save_atomically, write_atomically
+from ..checkpoints import cached, fingerprint, save_atomically, write_atomically
 from ..devices import find_device, is_fast_in_bf16
 from ..errors import UserError
 from ..images import contact_sheet, to_pil
@@ -304,12 +304,9 @@ class Kiln:
         pipe.scheduler.save_pretrained(folder / "scheduler")
 
     def depth(self) -> None:
-        views, made_from, file = self.views("around"), identity(self.renders / "around"), self.cache / "depth" / "distances.pt"  # goes with the stage
-        kept = torch.load(file, weights_only=True) if file.exists() else {}
-        if kept.get("made_from") != made_from:
-            kept = {"distances": depth.distances("around", views.records, self.quiet), "made_from": made_from}
-            file.parent.mkdir(parents=True, exist_ok=True)
-            save_atomically(kept, file)
+        views, folder, made_from = self.views("around"), self.cache / "depth", identity(self.renders / "around")
+        folder.mkdir(parents=True, exist_ok=True)  # which goes when the stage starts anew, and the distances with it
+        kept = cached(folder / "distances.safetensors", lambda: {"distances": depth.distances("around", views.records, self.quiet)})
         distances, shown = kept["distances"], choose(len(views.records), SHOWN)
         pictures, true = on_white(views.images[shown], self.device), distances[shown].float()
 
@@ -317,10 +314,9 @@ class Kiln:
             """Views, how near their points are, and how near they are by the model."""
             found = model(pictures).predicted_depth.float().cpu() * (true > 0)
             maps = torch.cat([depth.inverse(true) * (true > 0), found])[:, None].expand(-1, 3, -1, -1)
-            contact_sheet([*to_pil(pictures), *to_pil(maps * 2 - 1)], columns=SHOWN).save(self.cache / "depth" / f"sample-{step:06d}.png")
+            contact_sheet([*to_pil(pictures), *to_pil(maps * 2 - 1)], columns=SHOWN).save(folder / f"sample-{step:06d}.png")
 
-        model = depth.train(views, distances, self.cache / "depth", self.device, self.steps["depth"], made_from, depth.BATCH * self.times,
-                            sample=sample, quiet=self.quiet)
+        model = depth.train(views, distances, folder, self.device, self.steps["depth"], made_from, depth.BATCH * self.times, sample=sample, quiet=self.quiet)
         model.to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(self.weights / "depth")
         depth.new_processor().save_pretrained(self.weights / "depth")
 
