@@ -710,13 +710,13 @@ def umask() -> int:
     return mask
 
 
-@pytest.mark.parametrize("weights", [{"init": {"depth": 0.0}}, {"refine": {"depth": 0.0}}, {}])
+@pytest.mark.parametrize("weights", [{"init": {"depth": 300.0}}, {"refine": {"depth": 500.0}}, {}])
 def test_depth_is_a_term_of_the_stages_that_give_it_weight(weights, picture, tmp_path):
     own = {"init": SMALL["init"], "refine": SMALL["refine"] | {"hold": 0.0}}
     run = make(picture, tmp_path, overrides={stage: settings | weights.get(stage, {}) for stage, settings in own.items()})
     losses = {stage: json.loads((run.folder / "run.json").read_text())["stages"][stage]["losses"] for stage in ("init", "refine")}
-    assert {"depth", "depth above"} & losses["init"].keys() == (set() if "init" in weights else {"depth", "depth above"})
-    assert ("hold" in losses["refine"]) == ("refine" not in weights)
+    assert {"depth", "depth above"} & losses["init"].keys() == ({"depth", "depth above"} if "init" in weights else set())
+    assert ("hold" in losses["refine"]) == ("refine" in weights)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1000.0])
