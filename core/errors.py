@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 
 EXIT_USER, EXIT_INTERRUPTED = 2, 130
 WRONG_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
+LESS_MEMORY_IN_TRAINING = "give more --accumulation, or --gradient-checkpointing, and the run goes on; or a smaller --batch-size and --no-resume"
 
 
 class UserError(Exception):

@@ -8,14 +8,15 @@ python scripts/benchmark.py --repeats 30
 import argparse
 import json
 
-from core.devices import find_device
 from core.errors import UserError, run_cli
-from core.evaluation.speed import PRIORS, image_cost, random_sd15, step_ratio, training_ratio
-from core.pipeline import InDomainPipeline
-from core.progress import hide_loading_bars
 
 
 def main() -> None:
+    from core.devices import find_device  # inside, as these take seconds, in which Ctrl-C is one line too
+    from core.evaluation.speed import PRIORS, image_cost, random_sd15, step_ratio, training_ratio
+    from core.pipeline import InDomainPipeline
+    from core.progress import hide_loading_bars
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prior", choices=PRIORS, nargs="+", default=list(PRIORS), help="whose steps are compared; all of them by default")
     parser.add_argument("--repeats", type=int, default=30, help="pairs of steps, of which the median is taken (default: 30)")

@@ -19,10 +19,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from accelerate import PartialState
-
 from core.errors import UserError, run_cli
-from core.presets import find_preset
 
 MEASURES = ("fold", "parity", "autoencoder", "judge", "prior", "toon", "zero123", "depth", "domain", "control", "costs", "run")
 TABLES = ("table1", "rectification", "table3d")
@@ -33,6 +30,11 @@ TRAINING = ("train_steps", "batch_size", "accumulation", "gradient_checkpointing
 
 
 def main() -> None:
+    from accelerate import PartialState  # inside, as these take seconds, in which Ctrl-C is one line too
+
+    from core.presets import find_preset
+    from core.progress import hide_loading_bars
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measure", choices=[*MEASURES, *TABLES], nargs="+")
     parser.add_argument("--folder", type=Path, help="the run to judge, for `run`")
@@ -76,8 +78,6 @@ def main() -> None:
         if getattr(args, name) != parser.get_default(name) and not set(takers) & set(args.measure):
             raise UserError(f"--{name.replace('_', '-')} has no effect on {', '.join(args.measure)}: leave it out, or ask for {' or '.join(takers)}")
     if args.quiet:
-        from core.progress import hide_loading_bars
-
         hide_loading_bars()
     if "table3d" in args.measure:
         from ingen3d.evaluation import check_measurable

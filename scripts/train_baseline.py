@@ -7,17 +7,18 @@ import argparse
 import os
 from pathlib import Path
 
-import torch
-from accelerate import PartialState
-
-from core.errors import run_cli
-from core.progress import hide_loading_bars
-from core.training.baselines import train_baseline
-from core.training.fit import LESS_MEMORY, PRECISIONS
-from core.training.methods import METHODS
+from core.errors import LESS_MEMORY_IN_TRAINING, run_cli
 
 
 def main() -> None:
+    import torch  # inside, as these take seconds, in which Ctrl-C is one line too
+    from accelerate import PartialState
+
+    from core.progress import hide_loading_bars
+    from core.training.baselines import train_baseline
+    from core.training.fit import PRECISIONS
+    from core.training.methods import METHODS
+
     parser = argparse.ArgumentParser(description="Customise a prior from images alone by a method that the paper compares its own to.")
     parser.add_argument("--method", required=True, help=", ".join(METHODS))
     parser.add_argument("--domain", required=True, dest="name", help="the domain's name: the prior is trained on 'a photo of [V] NAME'")
@@ -50,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_cli(main, LESS_MEMORY)
+    run_cli(main, LESS_MEMORY_IN_TRAINING)

@@ -8,17 +8,18 @@ import argparse
 import os
 from pathlib import Path
 
-import torch
-from accelerate import PartialState
-
-from core.domains import find_domain
-from core.errors import run_cli
-from core.progress import hide_loading_bars
-from core.training.domain import train_domain
-from core.training.fit import LESS_MEMORY, LR_SCHEDULERS, PRECISIONS
+from core.errors import LESS_MEMORY_IN_TRAINING, run_cli
 
 
 def main() -> None:
+    import torch  # inside, as these take seconds, in which Ctrl-C is one line too
+    from accelerate import PartialState
+
+    from core.domains import find_domain
+    from core.progress import hide_loading_bars
+    from core.training.domain import train_domain
+    from core.training.fit import LR_SCHEDULERS, PRECISIONS
+
     parser = argparse.ArgumentParser(description="Learn a domain from images, without captions.")
     parser.add_argument("--domain", required=True, dest="name", help="the domain's name, for --domain later on")
     parser.add_argument("--data", required=True, help="a folder of images, or of tar files of them (WebDataset), or a Hugging Face dataset by name")
@@ -66,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_cli(main, LESS_MEMORY)
+    run_cli(main, LESS_MEMORY_IN_TRAINING)

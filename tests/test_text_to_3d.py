@@ -749,3 +749,15 @@ run_cli(main)
 """
     monkeypatch.delenv("TRANSFORMERS_VERBOSITY", raising=False)  # which a command that ran in this process has left
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stderr == ""
+
+
+def test_no_script_imports_what_takes_seconds_before_ctrl_c_is_one_line():
+    code = """
+import runpy, sys
+for script in sys.argv[1:]:
+    runpy.run_path(script)
+print(sorted({"diffusers", "numpy", "torch"} & sys.modules.keys()))
+"""
+    scripts = sorted(map(str, (ROOT / "scripts").glob("*.py")))
+    done = subprocess.run([sys.executable, "-c", code, *scripts], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert len(scripts) > 5 and done.stdout == "[]\n"

@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # as accelerate names them
 FALLING = ("linear", "cosine")  # to 0 at the last step
 LR_SCHEDULERS = ("constant", "constant_with_warmup", *FALLING)  # as diffusers names them
-LESS_MEMORY = "give more --accumulation, or --gradient-checkpointing, and the run goes on; or a smaller --batch-size and --no-resume"  # by those who train
 
 
 def find_precision(name: str, device: torch.device) -> tuple[AbstractContextManager, torch.amp.GradScaler]:
