@@ -58,6 +58,7 @@ class Render:
     rgb: torch.Tensor  # (B, H, W, 3)
     opacity: torch.Tensor  # (B, H, W)
     depth: torch.Tensor  # (B, H, W), along the ray to the surface, zero where opacity < 0.5
+    distortion: torch.Tensor  # (B, H, W), how spread out along the ray what is seen there is
     rays_d: torch.Tensor  # (B, H, W, 3)
     normal: torch.Tensor | None = None  # (B, H, W, 3), outward, zero where opacity < 0.5
 
@@ -87,12 +88,12 @@ def render(
     rays, planes = (rays_o.reshape(-1, 3), rays_d.reshape(-1, 3), near, offset), field.pyramid_sum()
     chunk = len(near) if torch.is_grad_enabled() else max(1, SAMPLES_AT_ONCE // samples)
     parts = [march(field, grid, planes, *part, samples, normals) for part in zip(*(x.split(chunk) for x in rays), strict=True)]
-    rgb, opacity, depth, normal = (torch.cat(x).view(*shape, -1) for x in zip(*parts, strict=True))
-    return Render(rgb + (1 - opacity) * background, opacity[..., 0], depth[..., 0], rays_d, normal if normals else None)
+    rgb, opacity, depth, spread, normal = (torch.cat(x).view(*shape, -1) for x in zip(*parts, strict=True))
+    return Render(rgb + (1 - opacity) * background, opacity[..., 0], depth[..., 0], spread[..., 0], rays_d, normal if normals else None)
 
 
 def march(field, grid, planes, origins, directions, near, offset, samples: int, normals: bool) -> tuple[torch.Tensor, ...]:
-    """Rays (n, 3), near and offset (n, 1), to premultiplied colour (n, 3), opacity (n, 1), depth (n, 1) and normal (n, 3 or 0)."""
+    """Rays (n, 3), near and offset (n, 1), to premultiplied colour (n, 3), opacity, depth and distortion (n, 1), normal (n, 3 or 0)."""
     # every ray is cut into the same number of equal steps over the ball's depth, so tensors are dense
     step = 2 * RADIUS / samples
     t_starts = near + (torch.arange(samples, device=near.device) + offset) * step  # (n, samples)
@@ -108,14 +109,26 @@ def march(field, grid, planes, origins, directions, near, offset, samples: int, 
     density, colour = _scatter(density, active), _scatter(colour, active)
     weights = render_weight_from_density(t_starts, t_ends, density)[0]  # (n, samples)
     opacity, rgb = accumulate_along_rays(weights), accumulate_along_rays(weights, colour)
-    middle = accumulate_along_rays(weights, ((t_starts + t_ends) / 2)[..., None])  # (n, 1)
+    middles = (t_starts + t_ends) / 2
+    middle = accumulate_along_rays(weights, middles[..., None])  # (n, 1)
+    spread = distortion(weights, middles, step)
     hit = opacity.view(-1).detach() > 0.5
     depth = (middle / opacity.clamp(min=1e-6))[hit]
     if not normals:
-        return rgb, opacity, _scatter(depth, hit), rgb[:, :0]
+        return rgb, opacity, _scatter(depth, hit), spread, rgb[:, :0]
     # the surface point itself is held fixed: normal losses should turn the surface, not slide along the ray
     surface = origins[hit] + directions[hit] * depth.detach()
-    return rgb, opacity, _scatter(depth, hit), _scatter(field.normal(surface, planes), hit)
+    return rgb, opacity, _scatter(depth, hit), spread, _scatter(field.normal(surface, planes), hit)
+
+
+def distortion(weights: torch.Tensor, middles: torch.Tensor, step: float) -> torch.Tensor:
+    """Mip-NeRF 360's Eq. 15: the mean distance between two points of what a ray sees, times its opacity twice; (n, samples) to (n, 1).
+
+    It is nothing for one thin opaque wall, and large for two that are half transparent.
+    """
+    before = weights.cumsum(-1) - weights
+    between = 2 * weights * (middles * before - ((weights * middles).cumsum(-1) - weights * middles))
+    return (between + weights**2 * step / 3).sum(-1, keepdim=True)
 
 
 def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

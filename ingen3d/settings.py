@@ -67,6 +67,7 @@ class OptimiseSettings:
     depth: float = 0.0  # of inverse depth, as an estimator sees it in pictures
     sparsity: float = 0.5
     opaque: float = 0.5
+    distortion: float = 0.0  # of rays: one thin opaque wall has none
     normal_smooth: float = 1.0
     orient: float = 1.0
     total_variation: float = 0.5

@@ -184,6 +184,7 @@ def shape_priors(field: TriPlaneField, view: Render, s: OptimiseSettings) -> dic
     return {
         "sparsity": s.sparsity * (view.opacity**2 + 0.01).sqrt().mean(),
         "opaque": s.opaque * F.binary_cross_entropy(opacity, opacity),
+        "distortion": s.distortion * view.distortion.mean(),
         "smooth": s.normal_smooth * (across + down),
         "orient": s.orient * ((view.normal * view.rays_d).sum(-1).clamp(min=0) ** 2).mean(),
         "tv": s.total_variation * field.total_variation(),

@@ -5,7 +5,7 @@ import torch
 
 from ingen3d.cameras import Cameras, orbit
 from ingen3d.field import TriPlaneField
-from ingen3d.render import OccupancyGrid, render
+from ingen3d.render import OccupancyGrid, distortion, render
 
 
 class Ball:
@@ -97,6 +97,22 @@ def test_dropping_hidden_samples_keeps_the_gradient():
         module.render_transmittance_from_density = real
     for a, b in zip(thinned, every, strict=True):
         assert (a - b).norm() < 0.01 * b.norm()
+
+
+def test_distortion_is_the_mean_distance_between_two_points_that_a_ray_sees():
+    torch.manual_seed(0)
+    weights, step = torch.rand(5, 12) / 12, 0.25
+    middles = torch.rand(5, 1) + (torch.arange(12) + 0.5) * step
+    pairs = (weights[:, :, None] * weights[:, None] * (middles[:, :, None] - middles[:, None]).abs()).sum((1, 2))
+    assert torch.allclose(distortion(weights, middles, step)[:, 0], pairs + (weights**2).sum(1) * step / 3, atol=1e-6)
+
+
+@torch.no_grad()
+def test_an_opaque_ball_has_next_to_no_distortion_and_a_foggy_one_has():
+    camera, middle = Cameras.at(20, 30, 3.2, 40), (0, 8, 8)
+    solid, fog = (render(Ball(0.6, density), OccupancyGrid(), camera, 17, 17, samples=200) for density in (400.0, 1e-9))
+    assert solid.distortion[middle] < 0.02 and 0.3 < fog.opacity[middle] < 0.9
+    assert fog.distortion[middle] > 0.2 * fog.opacity[middle] ** 2
 
 
 @pytest.mark.parametrize("seed", [0])
