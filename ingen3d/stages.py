@@ -122,7 +122,7 @@ def distil(
 ) -> dict:
     """Both optimisation stages: reconstruction of the reference, a score at random views, and threestudio's shape priors.
 
-    pictures: the reference, then others that tell no more than how near their points are. A step looks at the first and at one of the rest.
+    pictures: the reference, then others that tell shape alone. A step looks at the first and at one of the rest.
     arc_deg: the arc of azimuths about the reference's that these views are of. first: a field whose silhouettes (`hold`) and depth are to be
     held there, and its colours too outside the arc.
 
@@ -142,22 +142,30 @@ def distil(
         depth = F.l1_loss(1 / new.depth[both], 1 / old.depth[both]) if both.any() else 0.0
         return F.mse_loss(new.rgb, old.rgb), F.mse_loss(new.opacity, old.opacity), depth
 
-    def reconstruction(picture: Reference) -> dict[str, torch.Tensor]:
+    def compare(picture: Reference, background: torch.Tensor | float) -> tuple[Render, torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """The field from a picture's camera; the picture's colours on the background, and its mask; how their depths differ, where it is known."""
         jitter = torch.rand(2, generator=generator).to(device)
-        # a random background tells white matter from no matter
-        background = torch.rand(3, generator=generator).to(device)
         target, mask, nearness = picture.sample(side, jitter, background)
         seen = render(field, grid, picture.camera, side, side, s.samples, background, generator, jitter)
-        terms = {"rgb": s.rgb * F.mse_loss(seen.rgb[0], target), "mask": s.mask * F.mse_loss(seen.opacity[0], mask)}
-        if picture.nearness is not None:
-            both = (seen.opacity[0] > 0.5) & (mask > 0.5)
-            terms["depth"] = s.depth * depth_loss(seen.depth[0][both], nearness[both], picture.scale)
-        return terms
+        both = (seen.opacity[0] > 0.5) & (mask > 0.5)
+        is_known = picture.nearness is not None
+        return seen, target, mask, {"depth": s.depth * depth_loss(seen.depth[0][both], nearness[both], picture.scale)} if is_known else {}
+
+    def reconstruction(reference: Reference) -> dict[str, torch.Tensor]:
+        # a random background tells white matter from no matter
+        seen, target, mask, depth = compare(reference, torch.rand(3, generator=generator).to(device))
+        return {"rgb": s.rgb * F.mse_loss(seen.rgb[0], target), "mask": s.mask * F.mse_loss(seen.opacity[0], mask)} | depth
+
+    def shape(picture: Reference) -> dict[str, torch.Tensor]:
+        """Depth, and matter well inside the silhouette: pictures that were sampled one by one agree on no more."""
+        seen, _, mask, depth = compare(picture, 1.0)
+        inside = -F.max_pool2d(-mask[None], 5, stride=1, padding=2)[0]
+        return {"depth above": depth["depth"], "mask above": s.mask * ((inside - seen.opacity[0]).clamp(min=0) ** 2).mean()}
 
     def objective(step: int) -> dict[str, torch.Tensor]:
         terms = reconstruction(pictures[0]) if pictures else {}
         if others := pictures[1:]:
-            terms["depth above"] = reconstruction(others[int(torch.randint(len(others), (), generator=generator))])["depth"]
+            terms |= shape(others[int(torch.randint(len(others), (), generator=generator))])
         views = look(s.batch, c.reference_azimuth_deg, arc_deg)
         new = render(field, grid, views, side, side, s.samples, 1.0, generator, normals=True)
         images = F.interpolate(new.rgb.permute(0, 3, 1, 2), (size, size), mode="bilinear", align_corners=False) * 2 - 1

@@ -113,6 +113,28 @@ def test_a_bowl_is_hollow_by_its_depth_alone(weight, tmp_path):
     assert (deeper > 0.2) == (weight > 0), f"in the true bowl the middle is 0.41 deeper than what is next to the rim, here {deeper:.2f}"
 
 
+@pytest.mark.parametrize("radius, grows", [(9, True), (0, False)])
+def test_pictures_from_above_ask_for_matter_well_inside_their_silhouettes_and_for_no_less_beside_them(radius, grows, tmp_path):
+    settings, ring, grid = load_settings("kiln"), orbit(2, 50.0, 3.2, 40.0), OccupancyGrid(16)
+    s = settings.init
+    s.steps, s.render_size, s.samples, s.depth, s.sds, s.sparsity, s.opaque = 40, 32, 32, 1.0, 0.0, 0.0, 0.0
+    torch.manual_seed(0)
+    field = TriPlaneField(resolution=16, features=4, levels=1, blob_radius=0.3)
+    y, x = torch.meshgrid(*(torch.arange(32.0) - 15.5,) * 2, indexing="ij")
+    none, disc = torch.zeros(32, 32), (x**2 + y**2 < radius**2).float()
+    pictures = [Reference(torch.ones(32, 32, 3), mask, camera, none) for mask, camera in ((none, ring[0]), (disc, ring[1]))]
+
+    def opacity() -> torch.Tensor:
+        with torch.no_grad():
+            return render(field, grid, ring[1], 32, 32, 64).opacity[0][x**2 + y**2 < 36].mean()
+
+    before, generator = opacity(), torch.Generator().manual_seed(0)
+    s.rgb = 0.0
+    pictures[0].mask = render(field, grid, ring[0], 32, 32, 64).opacity[0].detach()  # the reference is content with what there is
+    distil(field, grid, pictures, lambda images, *_: 0 * images.sum(), s, settings.camera, 16, generator, tmp_path / "c.pt", "test", True)
+    assert (opacity() > before + 0.1) == grows and (grows or opacity() > before - 0.1)
+
+
 def test_the_reference_is_followed_by_what_zero123_sees_from_above(tmp_path):
     def sample(condition, cameras, guidance_scale, steps, generator):
         seen.append((cameras, guidance_scale, steps, generator.initial_seed()))
