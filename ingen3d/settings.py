@@ -99,8 +99,9 @@ class RefineSettings(OptimiseSettings):
     t_end: tuple[float, float] = (0.02, 0.3)
     rgb: float = 100.0
     mask: float = 50.0
-    hold: float = 0.0  # of the first field's silhouettes, at the views that the score sees
+    hold: float = 0.0  # of the first field's silhouettes
     depth: float = 0.0  # likewise of its inverse depth
+    hold_elevation_range: tuple[float, float] = (0.0, 80.0)  # from which they are held: the score's views see next to nothing of a vessel's inside
     arc_deg: float | None = None  # score and painting look from this arc of azimuths about the reference's; None: `text_to_3d` puts in the domain's.
     # From the rest the first field's look is held, with the weights rgb and mask of the reference's
     domain_scale: float | None = None  # w_d and w_c, in diffusers' convention; None: Sec. 3.4's
@@ -157,6 +158,7 @@ class Settings:
 BOUNDS = {  # the least and the largest value that can work, in some 16 GB; other counts start at 1, other numbers at 0
     "fovy_deg": (1, 170),
     "elevation_range": (-90, 90),
+    "hold_elevation_range": (-90, 90),
     "elevation_deg": (-90, 90),
     "reference_elevation_deg": (-90, 90),
     "pictures_elevation_deg": (-90, 90),

@@ -131,11 +131,12 @@ def distil(
     device = next(field.parameters()).device
     side, s, c = settings.render_size, settings, cameras
 
-    def look(n: int, *arc: float) -> Cameras:
-        return random_cameras(n, s.elevation_range, c.distance_range, c.fovy_deg, generator, device, *arc)
+    def look(n: int, *arc: float, elevations: tuple[float, float] = s.elevation_range) -> Cameras:
+        return random_cameras(n, elevations, c.distance_range, c.fovy_deg, generator, device, *arc)
 
-    def difference(new: Render, views: Cameras) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def difference(views: Cameras) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of colours, silhouettes and inverse depths from the first field's."""
+        new = render(field, grid, views, side, side, s.samples, 1.0, generator)
         with torch.no_grad():
             old = render(*first, views, side, side, s.samples, 1.0, generator)
         both = (new.depth > 0) & (old.depth > 0)
@@ -172,11 +173,10 @@ def distil(
         progress = step / s.steps
         terms["sds"] = s.sds / s.batch * score(images, views, anneal(s.t_start, s.t_end, progress), s.guidance_at(progress))
         if first is not None and (s.hold or s.depth):
-            _, mask, depth = difference(new, views)
+            _, mask, depth = difference(look(1, elevations=s.hold_elevation_range))
             terms["hold"] = s.hold * mask + s.depth * depth
         if arc_deg < 360:
-            behind = look(1, c.reference_azimuth_deg + 180, 360 - arc_deg)
-            rgb, mask, depth = difference(render(field, grid, behind, side, side, s.samples, 1.0, generator), behind)
+            rgb, mask, depth = difference(look(1, c.reference_azimuth_deg + 180, 360 - arc_deg))
             terms["away"] = s.rgb * rgb + s.mask * mask + s.depth * depth
         return terms | shape_priors(field, new, s)
 

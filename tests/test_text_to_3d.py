@@ -712,7 +712,7 @@ def umask() -> int:
 
 @pytest.mark.parametrize("weights", [{"init": {"depth": 300.0}}, {"refine": {"depth": 500.0}}, {}])
 def test_depth_is_a_term_of_the_stages_that_give_it_weight(weights, picture, tmp_path):
-    own = {"init": SMALL["init"], "refine": SMALL["refine"] | {"hold": 0.0}}
+    own = {"init": SMALL["init"] | {"depth": 0.0}, "refine": SMALL["refine"] | {"hold": 0.0, "depth": 0.0}}
     run = make(picture, tmp_path, overrides={stage: settings | weights.get(stage, {}) for stage, settings in own.items()})
     losses = {stage: json.loads((run.folder / "run.json").read_text())["stages"][stage]["losses"] for stage in ("init", "refine")}
     assert {"depth", "depth above"} & losses["init"].keys() == ({"depth", "depth above"} if "init" in weights else set())
@@ -721,20 +721,25 @@ def test_depth_is_a_term_of_the_stages_that_give_it_weight(weights, picture, tmp
 
 @pytest.mark.parametrize("weight", [0.0, 1000.0])
 def test_a_first_fields_depth_is_held_as_its_silhouettes_are(weight, tmp_path):
-    """A ball grows to the larger first one's depth, by that alone."""
+    """A ball grows to the larger first one's depth, by that alone, seen from where it is held and not from where the score looks."""
     s = load_settings("kiln").refine
     s.steps, s.render_size, s.samples, s.sds, s.hold, s.depth, s.lr_planes = 40, 16, 32, 0.0, 0.0, weight, 0.05
+    s.elevation_range, s.hold_elevation_range = (-30.0, -30.0), (70.0, 70.0)
     settings, generator = load_settings("kiln").camera, torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     fields = [(TriPlaneField(resolution=16, features=4, levels=1, blob_radius=radius), OccupancyGrid(16)) for radius in (0.7, 0.5)]
 
     def depth() -> float:
         with torch.no_grad():
-            return render(*fields[1], Cameras.at(20, 0, 3.2, 40), 17, 17).depth[0, 8, 8].item()
+            return render(*fields[1], Cameras.at(70, 0, 3.2, 40), 17, 17).depth[0, 8, 8].item()
 
-    before = depth()
-    stages.distil(*fields[1], [], lambda images, *_: 0 * images.sum(), s, settings, 16, generator, tmp_path / "c.pt", "test", True, fields[0])
-    assert (depth() < before - 0.05) == (weight > 0)
+    def score(images, cameras, *_):
+        seen.update(cameras.elevation_deg.tolist())
+        return 0 * images.sum()
+
+    before, seen = depth(), set()
+    stages.distil(*fields[1], [], score, s, settings, 16, generator, tmp_path / "c.pt", "test", True, fields[0])
+    assert (depth() < before - 0.05) == (weight > 0) and seen == {-30.0}
 
 
 def test_libraries_that_a_command_imports_late_stay_quiet(monkeypatch):
