@@ -126,6 +126,7 @@ def facts(pots: dict[str, Pots], count: int, seeds: range) -> dict[str, Any]:
     return {
         **{f"objects of {name}": f"{', '.join(each.classes[:count])}, each of {len(seeds)} seeds" for name, each in pots.items()},
         "steps": f"{s.init.steps + s.refine.steps} for each method; ours {s.init.steps} with Zero-1-to-3, {s.refine.steps} with the rule",
+        "depth": "followed by every first field from a picture, Zero-1-to-3's alone too" if s.init.depth else "not used",
         "painting": f"{s.paint.pictures} pictures around each of ours, but for the row without",
         "KID": f"{VIEWS} views of an object, elevation {s.turntable.elevation_deg:g} degrees, or all objects' views; 50 subsets of as many, or of 1000; "
                "judge's features",

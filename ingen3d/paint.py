@@ -73,7 +73,7 @@ class PaintedField(nn.Module):
     @torch.no_grad()
     def survey(self, camera: Cameras, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """From a new camera, at size x size pixels: a picture (3, S, S), the surface's distance, its quality, and the best that it has so far, (S, S) each."""
-        seen = render(self, self.grid, camera, size, size, SAMPLES, normals=True)
+        seen = render(self, self.grid, camera, size, size, SAMPLES, priors=True)
         picture, opacity, depth, facing = seen.rgb[0].permute(2, 0, 1), seen.opacity[0], seen.depth[0], -(seen.normal * seen.rays_d).sum(-1)[0]
         # a pixel at an edge mixes what is before it with what is behind; the mean spreads that doubt, and takes the noise out of normals
         jump = F.max_pool2d(depth[None], 3, 1, 1) + F.max_pool2d(-depth[None], 3, 1, 1)

@@ -55,7 +55,7 @@ def methods(s: Settings) -> dict[str, Method]:
     """The rows, each with as many steps of optimisation in all as ours has with these settings. Painting is no part of the paper's.
 
     From scratch: DreamFusion's score distillation (Poole et al. 2023), of all timesteps and with its guidance, from the density blob, with
-    the learning rates and cameras of our first field, without a loss on distortion. Zero-1-to-3 only: the first field, longer.
+    the learning rates and cameras of our first field, and no loss on distortion, which came later. Zero-1-to-3 only: the first field, longer, with its depth.
     No rectification (Fig. 12a): eps_0 is the customised network's own, that is eps_d, for a null-text UNet has no condition to leave out. The
     domain's term eps_d - eps_0 then vanishes, and what is left is eps_d + w_c (eps_c - eps_d), with the same w_c: from the domain away,
     towards the prior's prediction for the prompt; with `csd` of that the last alone. No domain, no text: the one term that is

@@ -36,7 +36,7 @@ class Reference:
         rgb = self.rgb * self.mask[..., None] + 1 - self.mask[..., None]
         return (rgb * 2 - 1).permute(2, 0, 1)[None]
 
-    def sample(self, size: int, jitter: torch.Tensor, background: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def sample(self, size: int, jitter: torch.Tensor, background: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Colour (size, size, 3) on a background, mask and nearness (size, size), where rays with this jitter pass."""
         x, y = ((2 * (torch.arange(size, device=jitter.device) + j) / size - 1) for j in jitter)
         coordinates = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]

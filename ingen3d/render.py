@@ -1,6 +1,6 @@
 """Volume rendering of a field on any device, with nerfacc's dense functions and an occupancy grid of our own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -58,9 +58,9 @@ class Render:
     rgb: torch.Tensor  # (B, H, W, 3)
     opacity: torch.Tensor  # (B, H, W)
     depth: torch.Tensor  # (B, H, W), along the ray to the surface, zero where opacity < 0.5
-    distortion: torch.Tensor  # (B, H, W), how spread out along the ray what is seen there is
     rays_d: torch.Tensor  # (B, H, W, 3)
     normal: torch.Tensor | None = None  # (B, H, W, 3), outward, zero where opacity < 0.5
+    distortion: torch.Tensor | None = None  # (B, H, W), in world units, how spread out along the ray what is seen there is
 
 
 def render(
@@ -73,11 +73,12 @@ def render(
     background: torch.Tensor | float = 1.0,
     generator: torch.Generator | None = None,
     jitter: torch.Tensor | float = 0.5,
-    normals: bool = False,
+    priors: bool = False,
 ) -> Render:
     """Render a field from a batch of cameras outside the unit ball.
 
     samples: per ray, across the ball's diameter. background: grey level or (3,) or (B, 1, 1, 3).
+    priors: normals and distortion too, of which losses on shape are made.
     generator: jitters the samples along each ray (training). jitter: where rays pass through their pixels, see `Cameras.rays`.
     """
     device = cameras.distance.device
@@ -87,13 +88,14 @@ def render(
     offset = torch.rand(len(near), 1, generator=generator).to(device) - 0.5 if generator is not None else torch.zeros_like(near)
     rays, planes = (rays_o.reshape(-1, 3), rays_d.reshape(-1, 3), near, offset), field.pyramid_sum()
     chunk = len(near) if torch.is_grad_enabled() else max(1, SAMPLES_AT_ONCE // samples)
-    parts = [march(field, grid, planes, *part, samples, normals) for part in zip(*(x.split(chunk) for x in rays), strict=True)]
-    rgb, opacity, depth, spread, normal = (torch.cat(x).view(*shape, -1) for x in zip(*parts, strict=True))
-    return Render(rgb + (1 - opacity) * background, opacity[..., 0], depth[..., 0], spread[..., 0], rays_d, normal if normals else None)
+    parts = [march(field, grid, planes, *part, samples, priors) for part in zip(*(x.split(chunk) for x in rays), strict=True)]
+    rgb, opacity, depth, *more = (torch.cat(x).view(*shape, -1) for x in zip(*parts, strict=True))
+    seen = Render(rgb + (1 - opacity) * background, opacity[..., 0], depth[..., 0], rays_d)
+    return replace(seen, normal=more[0], distortion=more[1][..., 0]) if priors else seen
 
 
-def march(field, grid, planes, origins, directions, near, offset, samples: int, normals: bool) -> tuple[torch.Tensor, ...]:
-    """Rays (n, 3), near and offset (n, 1), to premultiplied colour (n, 3), opacity, depth and distortion (n, 1), normal (n, 3 or 0)."""
+def march(field, grid, planes, origins, directions, near, offset, samples: int, priors: bool) -> tuple[torch.Tensor, ...]:
+    """Rays (n, 3), near and offset (n, 1), to premultiplied colour (n, 3), opacity and depth (n, 1), and with `priors` normal (n, 3) and distortion (n, 1)."""
     # every ray is cut into the same number of equal steps over the ball's depth, so tensors are dense
     step = 2 * RADIUS / samples
     t_starts = near + (torch.arange(samples, device=near.device) + offset) * step  # (n, samples)
@@ -111,20 +113,20 @@ def march(field, grid, planes, origins, directions, near, offset, samples: int, 
     opacity, rgb = accumulate_along_rays(weights), accumulate_along_rays(weights, colour)
     middles = (t_starts + t_ends) / 2
     middle = accumulate_along_rays(weights, middles[..., None])  # (n, 1)
-    spread = distortion(weights, middles, step)
     hit = opacity.view(-1).detach() > 0.5
     depth = (middle / opacity.clamp(min=1e-6))[hit]
-    if not normals:
-        return rgb, opacity, _scatter(depth, hit), spread, rgb[:, :0]
+    if not priors:
+        return rgb, opacity, _scatter(depth, hit)
     # the surface point itself is held fixed: normal losses should turn the surface, not slide along the ray
     surface = origins[hit] + directions[hit] * depth.detach()
-    return rgb, opacity, _scatter(depth, hit), spread, _scatter(field.normal(surface, planes), hit)
+    return rgb, opacity, _scatter(depth, hit), _scatter(field.normal(surface, planes), hit), distortion(weights, middles, step)
 
 
 def distortion(weights: torch.Tensor, middles: torch.Tensor, step: float) -> torch.Tensor:
-    """Mip-NeRF 360's Eq. 15: the mean distance between two points of what a ray sees, times its opacity twice; (n, samples) to (n, 1).
+    """Mip-NeRF 360's Eq. 15 (Barron et al. 2022): the mean distance between two points of what a ray sees, times its opacity squared; (n, 1).
 
-    It is nothing for one thin opaque wall, and large for two that are half transparent.
+    weights: (n, samples), of the ray's steps, whose middles (n, samples) are so many world units from its origin; step: a step's length.
+    It is next to nothing for one thin opaque wall, and large for two that are half transparent.
     """
     before = weights.cumsum(-1) - weights
     between = 2 * weights * (middles * before - ((weights * middles).cumsum(-1) - weights * middles))

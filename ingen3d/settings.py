@@ -82,7 +82,7 @@ class OptimiseSettings:
 class InitSettings(OptimiseSettings):
     """The stage whose score is Zero-1-to-3's."""
 
-    pictures: int = 6  # that it samples all around, for their depth alone
+    pictures: int = 6  # that it samples all around, for their depth and silhouettes
     pictures_elevation_deg: float = 50.0  # so high that a vessel shows how deep it is
 
 
@@ -103,7 +103,7 @@ class RefineSettings(OptimiseSettings):
     depth: float = 0.0  # likewise of its inverse depth
     hold_elevation_range: tuple[float, float] = (0.0, 80.0)  # from which they are held: the score's views see next to nothing of a vessel's inside
     arc_deg: float | None = None  # score and painting look from this arc of azimuths about the reference's; None: `text_to_3d` puts in the domain's.
-    # From the rest the first field's look is held, with the weights rgb and mask of the reference's
+    # From the rest the first field's colours and silhouettes are held, with the weights rgb and mask of the reference's
     domain_scale: float | None = None  # w_d and w_c, in diffusers' convention; None: Sec. 3.4's
     control_scale: float | None = None
     csd: bool = False  # w(t) (eps_hat - eps_0), guidance alone, in place of SDS's w(t) (eps_hat - eps); for one more prediction of a view

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from core.guidance import MultiGuidance
+from core.images import contact_sheet, to_pil
 
 from .cameras import Cameras, orbit, random_cameras
 from .depth import depth_loss
@@ -44,6 +45,8 @@ def initialise(
         return field, grid, {}
     condition = zero123.condition(F.interpolate(reference.on_white(), (size, size), mode="bilinear", antialias=True), reference.camera)
     pictures = with_depth(reference, zero123, condition, estimator, settings, generator.initial_seed()) if settings.init.depth else [reference]
+    if pictures[1:]:
+        contact_sheet(to_pil(torch.cat([picture.on_white() for picture in pictures[1:]]))).save(checkpoint.with_name("above.png"))
 
     def score(images: torch.Tensor, cameras: Cameras, t_range, guidance_scale: float) -> torch.Tensor:
         predict = zero123.noise_predictor(condition, cameras, guidance_scale)
@@ -123,8 +126,8 @@ def distil(
     """Both optimisation stages: reconstruction of the reference, a score at random views, and threestudio's shape priors.
 
     pictures: the reference, then others that tell shape alone. A step looks at the first and at one of the rest.
-    arc_deg: the arc of azimuths about the reference's that these views are of. first: a field whose silhouettes (`hold`) and depth are to be
-    held there, and its colours too outside the arc.
+    arc_deg: the arc of azimuths about the reference's that these views are of. first: a field whose silhouettes (`hold`) and depth are
+    to be held all around, and its colours outside the arc.
 
     score(images (B, 3, size, size) in [-1, 1], cameras, t_range, guidance_scale) -> scalar, summed over B.
     """
@@ -144,7 +147,7 @@ def distil(
         return F.mse_loss(new.rgb, old.rgb), F.mse_loss(new.opacity, old.opacity), depth
 
     def compare(picture: Reference, background: torch.Tensor | float) -> tuple[Render, torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        """The field from a picture's camera; the picture's colours on the background, and its mask; how their depths differ, where it is known."""
+        """The field from a picture's camera; the picture's colours on the background, and its mask; the term of their depths, where one is known."""
         jitter = torch.rand(2, generator=generator).to(device)
         target, mask, nearness = picture.sample(side, jitter, background)
         seen = render(field, grid, picture.camera, side, side, s.samples, background, generator, jitter)
@@ -160,15 +163,17 @@ def distil(
     def shape(picture: Reference) -> dict[str, torch.Tensor]:
         """Depth, and matter well inside the silhouette: pictures that were sampled one by one agree on no more."""
         seen, _, mask, depth = compare(picture, 1.0)
-        inside = -F.max_pool2d(-mask[None], 5, stride=1, padding=2)[0]
-        return {"depth above": depth["depth"], "mask above": s.mask * ((inside - seen.opacity[0]).clamp(min=0) ** 2).mean()}
+        band = max(1, side // 32)  # as wide as they often disagree
+        inside = -F.max_pool2d(-mask[None], 2 * band + 1, stride=1, padding=band)[0]
+        terms = depth | {"mask": s.mask * ((inside - seen.opacity[0]).clamp(min=0) ** 2).mean()}
+        return {f"{name} above": term for name, term in terms.items()}
 
     def objective(step: int) -> dict[str, torch.Tensor]:
         terms = reconstruction(pictures[0]) if pictures else {}
         if others := pictures[1:]:
             terms |= shape(others[int(torch.randint(len(others), (), generator=generator))])
         views = look(s.batch, c.reference_azimuth_deg, arc_deg)
-        new = render(field, grid, views, side, side, s.samples, 1.0, generator, normals=True)
+        new = render(field, grid, views, side, side, s.samples, 1.0, generator, priors=True)
         images = F.interpolate(new.rgb.permute(0, 3, 1, 2), (size, size), mode="bilinear", align_corners=False) * 2 - 1
         progress = step / s.steps
         terms["sds"] = s.sds / s.batch * score(images, views, anneal(s.t_start, s.t_end, progress), s.guidance_at(progress))
@@ -176,8 +181,8 @@ def distil(
             _, mask, depth = difference(look(1, elevations=s.hold_elevation_range))
             terms["hold"] = s.hold * mask + s.depth * depth
         if arc_deg < 360:
-            rgb, mask, depth = difference(look(1, c.reference_azimuth_deg + 180, 360 - arc_deg))
-            terms["away"] = s.rgb * rgb + s.mask * mask + s.depth * depth
+            rgb, mask, _ = difference(look(1, c.reference_azimuth_deg + 180, 360 - arc_deg))
+            terms["away"] = s.rgb * rgb + s.mask * mask
         return terms | shape_priors(field, new, s)
 
     return optimise(objective, field, grid, settings, generator, checkpoint, name=name, quiet=quiet)

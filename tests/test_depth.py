@@ -94,14 +94,15 @@ def bowl(camera: Cameras, side: int) -> Reference:
     below = (origins[None] + hits[..., None] * directions)[..., 2] < 0
     distance = torch.where((root > 0) & below[0], hits[0], torch.where((root > 0) & below[1], hits[1], torch.inf)).view(side, side)
     mask = distance.isfinite().float()
-    return Reference(torch.full((side, side, 3), 0.5), mask, camera, torch.where(mask > 0, 5 / distance, 0.0))
+    nearness = torch.where(mask > 0, 5 / distance, 5 / 3.2)  # beside it as about it, for it is looked up between pixels
+    return Reference(torch.full((side, side, 3), 0.5), mask, camera, nearness, 0.2)
 
 
 @pytest.mark.parametrize("weight", [0.0, 200.0])
 def test_a_bowl_is_hollow_by_its_depth_alone(weight, tmp_path):
     settings, ring = load_settings("kiln"), orbit(4, 50.0, 3.2, 40.0)
     s = settings.init
-    s.steps, s.render_size, s.samples, s.depth, s.sds = 80, 32, 32, weight, 0.0
+    s.steps, s.render_size, s.samples, s.depth, s.sds, s.distortion = 120, 32, 32, weight, 0.0, 0.0
     torch.manual_seed(0)
     field, grid = TriPlaneField(resolution=32, features=8), OccupancyGrid(32)
     pictures = [bowl(Cameras.at(20.0, 0.0, 3.2, 40.0), 32), *(bowl(ring[i], 32) for i in range(4))]
@@ -109,30 +110,35 @@ def test_a_bowl_is_hollow_by_its_depth_alone(weight, tmp_path):
     distil(field, grid, pictures, lambda images, *_: 0 * images.sum(), s, settings.camera, 16, generator, tmp_path / "c.pt", "test", True)
     with torch.no_grad():
         seen = render(field, grid, Cameras.at(89.0, 0.0, 3.2, 40.0), 33, 33, 64)
-    deeper = seen.depth[0, 16, 16] - seen.depth[0, 16, [16 - 9, 16 + 9]].max()
-    assert (deeper > 0.2) == (weight > 0), f"in the true bowl the middle is 0.41 deeper than what is next to the rim, here {deeper:.2f}"
+    middle, *wall = seen.depth[0, 16, [16, 16 - 7, 16 + 7]].tolist()
+    assert min(wall) > 0, "there is a wall"
+    assert (middle - 3.2 > 0.2) == (weight > 0), f"the rim is 3.2 away, the true bowl's middle 3.9, and this one's {middle:.2f}"
 
 
-@pytest.mark.parametrize("radius, grows", [(9, True), (0, False)])
-def test_pictures_from_above_ask_for_matter_well_inside_their_silhouettes_and_for_no_less_beside_them(radius, grows, tmp_path):
+@pytest.mark.parametrize("wider, grows", [(5, True), (1, False), (-20, False)])
+def test_pictures_from_above_ask_for_matter_well_inside_their_silhouettes_and_for_no_less_beside_them(wider, grows, tmp_path):
+    """wider: than the field's own silhouette, in pixels, of which a picture's outermost one counts for nothing."""
     settings, ring, grid = load_settings("kiln"), orbit(2, 50.0, 3.2, 40.0), OccupancyGrid(16)
     s = settings.init
-    s.steps, s.render_size, s.samples, s.depth, s.sds, s.sparsity, s.opaque = 40, 32, 32, 1.0, 0.0, 0.0, 0.0
+    s.steps, s.render_size, s.samples, s.depth = 40, 32, 32, 1.0
+    s.rgb = s.sds = s.sparsity = s.opaque = s.distortion = 0.0
     torch.manual_seed(0)
     field = TriPlaneField(resolution=16, features=4, levels=1, blob_radius=0.3)
+
+    @torch.no_grad()
+    def opacity(i: int) -> torch.Tensor:
+        return render(field, grid, ring[i], 32, 32, 64).opacity[0]
+
     y, x = torch.meshgrid(*(torch.arange(32.0) - 15.5,) * 2, indexing="ij")
-    none, disc = torch.zeros(32, 32), (x**2 + y**2 < radius**2).float()
-    pictures = [Reference(torch.ones(32, 32, 3), mask, camera, none) for mask, camera in ((none, ring[0]), (disc, ring[1]))]
-
-    def opacity() -> torch.Tensor:
-        with torch.no_grad():
-            return render(field, grid, ring[1], 32, 32, 64).opacity[0][x**2 + y**2 < 36].mean()
-
-    before, generator = opacity(), torch.Generator().manual_seed(0)
-    s.rgb = 0.0
-    pictures[0].mask = render(field, grid, ring[0], 32, 32, 64).opacity[0].detach()  # the reference is content with what there is
+    distance = (x**2 + y**2).sqrt()
+    own = distance[opacity(1) > 0.5].max()
+    none, ring_about = torch.zeros(32, 32), (distance > own + 0.5) & (distance < own + 2.5)
+    # the reference is content with what there is
+    pictures = [Reference(torch.ones(32, 32, 3), mask, ring[i], none) for i, mask in enumerate((opacity(0), (distance < own + wider).float()))]
+    before, inside, generator = opacity(1)[ring_about].mean(), opacity(1)[distance < own].mean(), torch.Generator().manual_seed(0)
     distil(field, grid, pictures, lambda images, *_: 0 * images.sum(), s, settings.camera, 16, generator, tmp_path / "c.pt", "test", True)
-    assert (opacity() > before + 0.1) == grows and (grows or opacity() > before - 0.1)
+    assert (opacity(1)[ring_about].mean() > before + 0.2) == grows
+    assert opacity(1)[distance < own].mean() > inside - 0.1
 
 
 def test_the_reference_is_followed_by_what_zero123_sees_from_above(tmp_path):

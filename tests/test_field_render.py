@@ -44,7 +44,7 @@ def test_a_known_ball_renders_the_right_silhouette_colour_and_normal():
     for _ in range(2):
         grid.update(field, decay=0.0)
     cameras = Cameras.at([20, -40], [30, 200], [3.2, 3.0], 40)
-    out = render(field, grid, cameras, 48, 48, samples=200, normals=True)
+    out = render(field, grid, cameras, 48, 48, samples=200, priors=True)
     rgb, _ = picture_of_ball(cameras, 48, 0.6)
     assert (out.opacity[picture_of_ball(cameras, 48, 0.59)[1]] > 0.5).all()
     assert (out.opacity[~picture_of_ball(cameras, 48, 0.63)[1]] < 0.5).all()
@@ -68,7 +68,7 @@ def test_a_picture_is_rendered_in_parts_and_the_same(monkeypatch):
     field, grid, camera = TriPlaneField(resolution=32, features=4, levels=2, hidden=8), OccupancyGrid(), Cameras.at([10, 20], [75, 80], 3.1, 40)
     asked = []
     monkeypatch.setattr(TriPlaneField, "forward", lambda self, x, planes, forward=TriPlaneField.forward: asked.append(len(x)) or forward(self, x, planes))
-    view = lambda: render(field, grid, camera, 16, 16, 32, generator=torch.Generator().manual_seed(0), normals=True)
+    view = lambda: render(field, grid, camera, 16, 16, 32, generator=torch.Generator().manual_seed(0), priors=True)
     with torch.no_grad():
         whole = view()
         before = max(asked)
@@ -110,7 +110,7 @@ def test_distortion_is_the_mean_distance_between_two_points_that_a_ray_sees():
 @torch.no_grad()
 def test_an_opaque_ball_has_next_to_no_distortion_and_a_foggy_one_has():
     camera, middle = Cameras.at(20, 30, 3.2, 40), (0, 8, 8)
-    solid, fog = (render(Ball(0.6, density), OccupancyGrid(), camera, 17, 17, samples=200) for density in (400.0, 1e-9))
+    solid, fog = (render(Ball(0.6, density), OccupancyGrid(), camera, 17, 17, samples=200, priors=True) for density in (400.0, 1e-9))
     assert solid.distortion[middle] < 0.02 and 0.3 < fog.opacity[middle] < 0.9
     assert fog.distortion[middle] > 0.2 * fog.opacity[middle] ** 2
 

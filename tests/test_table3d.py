@@ -200,6 +200,7 @@ def test_all_methods_have_the_same_number_of_steps():
         own = load_settings("kiln", overrides | {"refine": {"csd": True} | dict(overrides.get("refine", {}))})
         assert own.init.steps + own.refine.steps == settings.init.steps + settings.refine.steps
         assert own.refine.csd == (method.models == "domain"), "DreamFusion's is SDS, whatever ours is"
+        assert (own.refine.distortion > 0) == (method.models == "domain"), "and has no loss on distortion"
 
 
 def test_ours_alone_is_painted_with_the_terms_that_are_left_and_no_lifted_picture_is(world):

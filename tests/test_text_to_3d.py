@@ -450,7 +450,7 @@ def test_a_mark_cut_short_does_not_cost_the_work(tmp_path, monkeypatch):
 
 def test_a_run_stopped_amid_other_settings_shows_no_metrics(picture, tmp_path, monkeypatch):
     run = make(picture, tmp_path)
-    monkeypatch.setattr(pipeline, "refine", lambda *args: exec("raise KeyboardInterrupt"))
+    monkeypatch.setattr(pipeline, "refine", lambda *args: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         make(picture, tmp_path, overrides={"refine": SMALL["refine"] | {"sds": 0.05}})
     assert "metrics" not in json.loads((run.folder / "run.json").read_text())
@@ -716,6 +716,7 @@ def test_depth_is_a_term_of_the_stages_that_give_it_weight(weights, picture, tmp
     run = make(picture, tmp_path, overrides={stage: settings | weights.get(stage, {}) for stage, settings in own.items()})
     losses = {stage: json.loads((run.folder / "run.json").read_text())["stages"][stage]["losses"] for stage in ("init", "refine")}
     assert {"depth", "depth above"} & losses["init"].keys() == ({"depth", "depth above"} if "init" in weights else set())
+    assert (run.folder / "init" / "above.png").exists() == ("init" in weights)
     assert ("hold" in losses["refine"]) == ("refine" in weights)
 
 
@@ -724,7 +725,7 @@ def test_a_first_fields_depth_is_held_as_its_silhouettes_are(weight, tmp_path):
     """A ball grows to the larger first one's depth, by that alone, seen from where it is held and not from where the score looks."""
     s = load_settings("kiln").refine
     s.steps, s.render_size, s.samples, s.sds, s.hold, s.depth, s.lr_planes = 40, 16, 32, 0.0, 0.0, weight, 0.05
-    s.elevation_range, s.hold_elevation_range = (-30.0, -30.0), (70.0, 70.0)
+    s.elevation_range, s.hold_elevation_range, s.distortion = (-30.0, -30.0), (70.0, 70.0), 0.0
     settings, generator = load_settings("kiln").camera, torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     fields = [(TriPlaneField(resolution=16, features=4, levels=1, blob_radius=radius), OccupancyGrid(16)) for radius in (0.7, 0.5)]
@@ -740,6 +741,46 @@ def test_a_first_fields_depth_is_held_as_its_silhouettes_are(weight, tmp_path):
     before, seen = depth(), set()
     stages.distil(*fields[1], [], score, s, settings, 16, generator, tmp_path / "c.pt", "test", True, fields[0])
     assert (depth() < before - 0.05) == (weight > 0) and seen == {-30.0}
+
+
+def test_over_an_arc_the_first_fields_shape_is_held_all_around(monkeypatch, tmp_path):
+    s = load_settings("kiln").refine
+    s.steps, s.render_size, s.samples, s.sds, s.hold_elevation_range = 12, 16, 16, 0.0, (70.0, 70.0)
+    fields = [(TriPlaneField(resolution=16, features=4, levels=1), OccupancyGrid(16)) for _ in range(2)]
+    held, away, real = [], [], stages.render
+
+    def watched(field, grid, cameras, *args, **kwargs):
+        if field is fields[0][0]:
+            (held if cameras.elevation_deg > 60 else away).append((cameras.azimuth_deg.item() + 180) % 360 - 180)
+        return real(field, grid, cameras, *args, **kwargs)
+
+    monkeypatch.setattr(stages, "render", watched)
+    stages.distil(*fields[1], [], lambda images, *_: 0 * images.sum(), s, load_settings("kiln").camera, 16, torch.Generator().manual_seed(0),
+                  tmp_path / "c.pt", "test", True, fields[0], 80.0)
+    assert len(held) == len(away) == 12 and min(map(abs, away)) >= 40
+    assert min(map(abs, held)) < 40 and max(map(abs, held)) > 120
+
+
+@pytest.mark.parametrize("weight", [0.0, 40.0])
+def test_distortion_makes_of_a_foggy_ball_a_solid_one(weight, tmp_path):
+    s = load_settings("kiln").init
+    s.steps, s.render_size, s.samples, s.batch, s.sds, s.opaque, s.sparsity, s.distortion = 60, 16, 48, 1, 0.0, 0.0, 0.0, weight
+    torch.manual_seed(0)
+    field, grid = TriPlaneField(resolution=16, features=4, levels=1, blob_density=0.5, blob_radius=0.9), OccupancyGrid(16)
+
+    def spread() -> float:
+        with torch.no_grad():
+            seen = render(field, grid, Cameras.at(20, 0, 3.2, 40), 16, 16, 96, priors=True)
+        return (seen.distortion.sum() / (seen.opacity**2).sum()).item()
+
+    before, generator = spread(), torch.Generator().manual_seed(0)
+    stages.distil(field, grid, [], lambda images, *_: 0 * images.sum(), s, load_settings("kiln").camera, 16, generator, tmp_path / "c.pt", "test", True)
+    assert (spread() < 0.8 * before) == (weight > 0), f"{before:.3f}, then {spread():.3f}"
+
+
+def test_vessels_are_made_hollow_over_the_kiln_and_without_a_run_over_stable_diffusion_nothing_is_asked_of_depth():
+    weights = {preset: [(stage.depth, stage.distortion) for stage in (s.init, s.refine)] for preset in ("kiln", "sd15") for s in [load_settings(preset)]}
+    assert min(map(min, weights["kiln"])) > 0 and weights["sd15"] == [(0, 0), (0, 0)]
 
 
 def test_libraries_that_a_command_imports_late_stay_quiet(monkeypatch):
