@@ -1,5 +1,6 @@
 """The picture that an object is made from, and others that Zero-1-to-3 makes of it: what fields are fitted to."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .render import render
 from .settings import CameraSettings, Settings
 from .zero123 import Condition, Zero123
 
+logger = logging.getLogger(__name__)
 STEPS = 25  # of sampling a picture
 
 
@@ -72,6 +74,7 @@ def with_depth(reference: Reference, zero123: Zero123, condition: Condition, est
     found = [replace(reference, nearness=estimator.nearness(reference.on_white())[0], scale=estimator.scale)]
     if not s.pictures:
         return found
+    logger.info("sampling %d pictures from above", s.pictures)
     ring = orbit(s.pictures, s.pictures_elevation_deg, c.reference_distance, c.fovy_deg, c.reference_azimuth_deg, device)
     images = zero123.sample(condition, ring, s.guidance_scale, STEPS, torch.Generator().manual_seed(seed)).float().clamp(-1, 1)
     for i, (picture, nearness) in enumerate(zip(to_pil(images), estimator.nearness(images))):
