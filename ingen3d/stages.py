@@ -37,7 +37,8 @@ def initialise(
 ) -> tuple[TriPlaneField, OccupancyGrid, dict]:
     """Stage 2: the reference view, and Zero-1-to-3's score at random views. size: side of the pictures that Zero-1-to-3 sees.
 
-    estimator: a DepthEstimator, where `settings.init.depth` has weight. Without steps it is the density blob, for which all three may be None.
+    estimator: a DepthEstimator, where `settings.init.depth` has weight; what is seen from above then goes to above.png beside the checkpoint.
+    Without steps it is the density blob, for which all three may be None.
     """
     torch.manual_seed(generator.initial_seed())  # the field's first weights
     field, grid = TriPlaneField(**vars(settings.field)).to(device), OccupancyGrid().to(device)
@@ -163,7 +164,7 @@ def distil(
     def shape(picture: Reference) -> dict[str, torch.Tensor]:
         """Depth, and matter well inside the silhouette: pictures that were sampled one by one agree on no more."""
         seen, _, mask, depth = compare(picture, 1.0)
-        band = max(1, side // 32)  # as wide as they often disagree
+        band = max(1, side // 32)  # pixels at the edge, which count for nothing
         inside = -F.max_pool2d(-mask[None], 2 * band + 1, stride=1, padding=band)[0]
         terms = depth | {"mask": s.mask * ((inside - seen.opacity[0]).clamp(min=0) ** 2).mean()}
         return {f"{name} above": term for name, term in terms.items()}

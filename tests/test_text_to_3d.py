@@ -779,8 +779,8 @@ def test_distortion_makes_of_a_foggy_ball_a_solid_one(weight, tmp_path):
 
 
 def test_vessels_are_made_hollow_over_the_kiln_and_without_a_run_over_stable_diffusion_nothing_is_asked_of_depth():
-    weights = {preset: [(stage.depth, stage.distortion) for stage in (s.init, s.refine)] for preset in ("kiln", "sd15") for s in [load_settings(preset)]}
-    assert min(map(min, weights["kiln"])) > 0 and weights["sd15"] == [(0, 0), (0, 0)]
+    kiln, sd15 = ([(stage.depth, stage.distortion) for stage in (s.init, s.refine)] for s in map(load_settings, ("kiln", "sd15")))
+    assert min(map(min, kiln)) > 0 and sd15 == [(0, 0), (0, 0)]
 
 
 def test_libraries_that_a_command_imports_late_stay_quiet(monkeypatch):
