@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from core.checkpoints import cached
 from core.errors import UserError
-from core.images import to_pil
+from core.images import contact_sheet, to_pil
 
 from .cameras import Cameras, orbit
 from .depth import DepthEstimator
@@ -68,15 +69,26 @@ def read_reference(file: Path, c: CameraSettings, device) -> Reference:
     return Reference(rgba[..., :3], rgba[..., 3], camera)
 
 
-def with_depth(reference: Reference, zero123: Zero123, condition: Condition, estimator: DepthEstimator, settings: Settings, seed: int) -> list[Reference]:
-    """The reference, then what Zero-1-to-3 sees all around from high up, where a vessel shows how deep it is; all with the nearness of their points."""
+def with_depth(
+    reference: Reference, zero123: Zero123, condition: Condition, estimator: DepthEstimator, settings: Settings, seed: int, folder: Path
+) -> list[Reference]:
+    """The reference, then what Zero-1-to-3 sees all around from high up, where a vessel shows how deep it is; all with the nearness of their points.
+
+    folder: keeps what it sees, in above.safetensors for a run that goes on and in above.png for a look.
+    """
     s, c, device = settings.init, settings.camera, reference.rgb.device
     found = [replace(reference, nearness=estimator.nearness(reference.on_white())[0], scale=estimator.scale)]
     if not s.pictures:
         return found
-    logger.info("sampling %d pictures from above", s.pictures)
     ring = orbit(s.pictures, s.pictures_elevation_deg, c.reference_distance, c.fovy_deg, c.reference_azimuth_deg, device)
-    images = zero123.sample(condition, ring, s.guidance_scale, STEPS, torch.Generator().manual_seed(seed)).float().clamp(-1, 1)
+
+    def look() -> dict[str, torch.Tensor]:
+        logger.info("sampling %d pictures from above", s.pictures)
+        images = zero123.sample(condition, ring, s.guidance_scale, STEPS, torch.Generator().manual_seed(seed)).float().clamp(-1, 1)
+        contact_sheet(to_pil(images)).save(folder / "above.png")
+        return {"images": images}
+
+    images = cached(folder / "above.safetensors", look)["images"].to(device)
     for i, (picture, nearness) in enumerate(zip(to_pil(images), estimator.nearness(images))):
         try:
             rgba = torch.from_numpy(foreground(picture)).to(device)

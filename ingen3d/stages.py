@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 
 from core.guidance import MultiGuidance
-from core.images import contact_sheet, to_pil
 
 from .cameras import Cameras, orbit, random_cameras
 from .depth import depth_loss
@@ -37,17 +36,16 @@ def initialise(
 ) -> tuple[TriPlaneField, OccupancyGrid, dict]:
     """Stage 2: the reference view, and Zero-1-to-3's score at random views. size: side of the pictures that Zero-1-to-3 sees.
 
-    estimator: a DepthEstimator, where `settings.init.depth` has weight; what is seen from above then goes to above.png beside the checkpoint.
-    Without steps it is the density blob, for which all three may be None.
+    estimator: a DepthEstimator, where `settings.init.depth` has weight. Without steps it is the density blob, for which all three may be None.
     """
     torch.manual_seed(generator.initial_seed())  # the field's first weights
     field, grid = TriPlaneField(**vars(settings.field)).to(device), OccupancyGrid().to(device)
     if settings.init.steps == 0:
         return field, grid, {}
     condition = zero123.condition(F.interpolate(reference.on_white(), (size, size), mode="bilinear", antialias=True), reference.camera)
-    pictures = with_depth(reference, zero123, condition, estimator, settings, generator.initial_seed()) if settings.init.depth else [reference]
-    if pictures[1:]:
-        contact_sheet(to_pil(torch.cat([picture.on_white() for picture in pictures[1:]]))).save(checkpoint.with_name("above.png"))
+    pictures = [reference]
+    if settings.init.depth:
+        pictures = with_depth(reference, zero123, condition, estimator, settings, generator.initial_seed(), checkpoint.parent)
 
     def score(images: torch.Tensor, cameras: Cameras, t_range, guidance_scale: float) -> torch.Tensor:
         predict = zero123.noise_predictor(condition, cameras, guidance_scale)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from PIL import Image
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, GLPNConfig, GLPNForDepthEstimation
 
 from core.errors import UserError
@@ -151,14 +152,17 @@ def test_the_reference_is_followed_by_what_zero123_sees_from_above(tmp_path):
     seen, settings = [], load_settings("kiln", {"init": {"pictures": 3, "pictures_elevation_deg": 60.0}})
     zero123, estimator = SimpleNamespace(sample=sample), SimpleNamespace(nearness=lambda images: images.mean(1), scale=0.5)
     reference = Reference(torch.zeros(32, 32, 3), torch.ones(32, 32), Cameras.at(20, 0, 3.2, 40))
-    first, *others = with_depth(reference, zero123, None, estimator, settings, 5)
+    first, *others = with_depth(reference, zero123, None, estimator, settings, 5, tmp_path)
     assert torch.equal(first.nearness, reference.on_white()[0].mean(0)) and first.camera is reference.camera
     assert [other.camera.azimuth_deg.item() for other in others] == [120, 240], "in the first picture there is nothing"
     assert all(other.camera.elevation_deg == 60 and other.mask[16, 16] == 1 and other.mask[0, 0] == 0 for other in others)
     assert others[0].nearness[16, 16] == -0.5 and {picture.scale for picture in (first, *others)} == {0.5}
     assert seen[0][1:] == (settings.init.guidance_scale, STEPS, 5)
+    again = with_depth(reference, zero123, None, estimator, settings, 5, tmp_path)[1]
+    assert len(seen) == 1 and torch.equal(again.nearness, others[0].nearness), "a run that goes on samples none anew"
+    assert Image.open(tmp_path / "above.png").size == (64, 64)
     settings.init.pictures = 0
-    assert len(with_depth(reference, zero123, None, estimator, settings, 5)) == 1 == len(seen)
+    assert len(with_depth(reference, zero123, None, estimator, settings, 5, tmp_path)) == 1
 
 
 def test_distances_are_along_rays_to_the_objects_surface():
